@@ -1,0 +1,55 @@
+"""torchstone: the touchstone for transformers.
+
+The names below are imported when first used, so that `import torchstone` costs no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torchstone._lazy import lazily
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load": "torchstone.adapt.load",
+    "LoadedModel": "torchstone.adapt.load",
+    "Adapter": "torchstone.adapt.adapter",
+    "Output": "torchstone.adapt.output",
+    "check": "torchstone.checks.run",
+    "CheckReport": "torchstone.checks.report",
+    "CheckResult": "torchstone.tracking.records",
+    "TaskSpec": "torchstone.data.task",
+    "Trainer": "torchstone.train.trainer",
+    "TrainingConfig": "torchstone.train.config",
+    "TorchstoneError": "torchstone._errors",
+    "UntrustedCode": "torchstone._errors",
+}
+
+# `ts.adapt(module)` is the room torchstone.adapt itself, which can be called.
+__all__ = ["__version__", "adapt", *_HOMES]
+
+if TYPE_CHECKING:
+    from torchstone._errors import TorchstoneError as TorchstoneError
+    from torchstone._errors import UntrustedCode as UntrustedCode
+    from torchstone.adapt.adapter import Adapter as Adapter
+    from torchstone.adapt.adapter import adapt as adapt
+    from torchstone.adapt.load import LoadedModel as LoadedModel
+    from torchstone.adapt.load import load as load
+    from torchstone.adapt.output import Output as Output
+    from torchstone.checks.report import CheckReport as CheckReport
+    from torchstone.checks.run import check as check
+    from torchstone.data.task import TaskSpec as TaskSpec
+    from torchstone.tracking.records import CheckResult as CheckResult
+    from torchstone.train.config import TrainingConfig as TrainingConfig
+    from torchstone.train.trainer import Trainer as Trainer
+
+_getattr, __dir__ = lazily(__name__, _HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name == "adapt":
+        import importlib
+
+        return importlib.import_module("torchstone.adapt")
+    return _getattr(name)

@@ -1,0 +1,52 @@
+"""How a knob is described: once, beside the code it steers, with help, unit and range.
+
+Each room's `config.py` holds a `Section` whose fields are made by `knob`. Everything else (Kconfig
+tree, `--set` keys, JSON schema, docs table, UI form) is generated from these descriptions. No torch here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A frozen group of knobs; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def knob(
+    default: Any,
+    *,
+    help: str,
+    unit: str | None = None,
+    choices: tuple[str, ...] | None = None,
+    depends_on: str | None = None,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+    cosmetic: bool = False,
+) -> Any:
+    """A field with its `help` (one sentence), `unit`, range, and the condition it `depends_on`.
+
+    `depends_on` is `"section.key=value"`. `choices` lists the legal strings. `cosmetic` marks the
+    rare key that changes nothing observable.
+    """
+    extra = {
+        "unit": unit,
+        "choices": list(choices) if choices else None,
+        "depends_on": depends_on,
+        "cosmetic": cosmetic,
+    }
+    return Field(
+        default=default,
+        description=help,
+        gt=gt,
+        ge=ge,
+        lt=lt,
+        le=le,
+        json_schema_extra={key: value for key, value in extra.items() if value},
+    )

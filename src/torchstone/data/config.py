@@ -1,0 +1,36 @@
+"""Knobs of the data: where text comes from, how it becomes tokens and sequences."""
+
+from __future__ import annotations
+
+from torchstone.config.schema import Section, knob
+
+
+class DataConfig(Section):
+    """`data.*`"""
+
+    source: str = knob(
+        "builtin:stdlib", help="Where the data comes from: builtin:stdlib, a file, a folder or a glob."
+    )
+    task: str = knob("auto", help="Task of the model: auto asks the model, else the name of a task.")
+    tokenizer: str = knob(
+        "auto", help="auto trains a byte-level BPE that fits the vocabulary; bytes; or a tokenizer.json."
+    )
+    tokenizer_vocab_size: int | None = knob(
+        None, help="Entries of a trained tokenizer; None takes the model's vocabulary.", unit="tokens", ge=1
+    )
+    sequence_length: int | None = knob(
+        None, help="Tokens per example; None takes the model's limit, at most 128.", unit="tokens", ge=2
+    )
+    validation_split: float = knob(
+        0.1, help="Share of the files kept for validation.", unit="fraction", ge=0.0, le=0.5
+    )
+    split_seed: int = knob(0, help="Seed of the split into training and validation files.", ge=0)
+    max_bytes: int | None = knob(
+        None, help="Read at most this much text, whole files, in seeded order.", unit="bytes", ge=1
+    )
+    max_train_samples: int | None = knob(
+        None, help="Use at most this many training examples.", unit="examples", ge=1
+    )
+    max_val_samples: int | None = knob(
+        None, help="Use at most this many validation examples.", unit="examples", ge=1
+    )

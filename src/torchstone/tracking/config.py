@@ -1,0 +1,15 @@
+"""Knobs of the run folder and the store."""
+
+from __future__ import annotations
+
+from torchstone.config.schema import Section, knob
+
+
+class TrackingConfig(Section):
+    """`tracking.*`"""
+
+    run_name: str | None = knob(None, help="Name of the run; None takes it from the model.")
+    log_every: int = knob(
+        1, help="Store metrics every so many optimizer steps.", unit="optimizer steps", ge=1
+    )
+    notes: str = knob("", help="Free text kept with the run.", cosmetic=True)

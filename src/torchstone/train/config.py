@@ -1,0 +1,44 @@
+"""Knobs of the training loop."""
+
+from __future__ import annotations
+
+from torchstone.config.schema import Section, knob
+
+
+class LoopConfig(Section):
+    """`train.*`"""
+
+    batch_size: int = knob(4, help="Examples per micro-step.", unit="examples", ge=1)
+    gradient_accumulation_steps: int = knob(
+        1, help="Micro-steps per optimizer step.", unit="micro-steps", ge=1
+    )
+    epochs: int = knob(
+        10, help="Passes over the training data, unless max_steps ends the run first.", unit="epochs", ge=1
+    )
+    max_steps: int | None = knob(
+        None, help="Stop after this many optimizer steps.", unit="optimizer steps", ge=1
+    )
+    max_time_s: float | None = knob(
+        None, help="Stop with the state saved after this long.", unit="seconds", gt=0.0
+    )
+    precision: str = knob(
+        "fp32", help="Number format of the forward pass (autocast).", choices=("fp32", "bf16")
+    )
+    random_seed: int = knob(42, help="Seed of initialisation, order and dropout.", ge=0)
+    deterministic: bool = knob(False, help="Refuse operations without a deterministic form.")
+    eval_every: int | None = knob(
+        None,
+        help="Validate every so many steps; None: at each epoch's end and at the end.",
+        unit="optimizer steps",
+        ge=1,
+    )
+    checkpoint_every: int | None = knob(
+        None,
+        help="Save every so many steps; None: at each epoch's end and at the end.",
+        unit="optimizer steps",
+        ge=1,
+    )
+    keep_last: int = knob(2, help="Newest checkpoints kept beside the best.", unit="checkpoints", ge=1)
+    early_stopping_patience: int | None = knob(
+        None, help="Stop after this many validations without improvement.", unit="validations", ge=1
+    )

@@ -21,7 +21,7 @@ DRY := $(if $(DRY_RUN),--dry-run)
 
 .DEFAULT_GOAL := run
 .PHONY: run help install install-dev menuconfig list-defconfigs savedefconfig oldconfig check test lint format types \
-	imports dependencies campaign bench hooks wheel-test clean mrproper
+	imports dependencies campaign bench constraints hooks wheel-test clean mrproper
 
 run: $(VENV)/.quickstart ## install if needed, prove the configured model, train it
 	@$(BIN)/torchstone check $(SETTINGS) $(VERBOSE)
@@ -95,6 +95,9 @@ dependencies: $(VENV)/.dev
 bench: $(VENV)/.dev ## measure; prints ratios, writes JSON to bench/results
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/adapter.py
+
+constraints: $(VENV)/.torch ## write the exact pins anew
+	$(BIN)/python constraints/refresh.py
 
 hooks: ## install the pre-commit hook that refuses secrets
 	git config core.hooksPath .githooks

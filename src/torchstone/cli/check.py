@@ -1,0 +1,123 @@
+"""`torchstone check TARGET`: prove a model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from torchstone._errors import UsageError
+from torchstone.cli.session import (
+    Device,
+    Json,
+    Quiet,
+    Seed,
+    Verbose,
+    Yes,
+    console,
+    print_json,
+    split_commas,
+    start_logging,
+)
+
+Target = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="TARGET",
+        help="path/model.py[:Class], a folder, gist:ID[@REVISION], hf:NAME_OR_PATH, pkg.module:attr, "
+        "zoo:NAME, a run, a checkpoint.",
+    ),
+]
+
+
+def check(
+    target: Target = None,
+    tier: Annotated[str, typer.Option("--tier", help="Tiers to run: 1,2 or all.")] = "1",
+    only: Annotated[str | None, typer.Option("--only", help="Run only these checks: ID,ID.")] = None,
+    skip: Annotated[str | None, typer.Option("--skip", help="Leave these checks out: ID,ID.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Read knobs from this file.")] = None,
+    defconfig: Annotated[str | None, typer.Option("--defconfig", help="Read knobs from a defconfig.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="The task, where the guess is wrong.")] = None,
+    budget: Annotated[float, typer.Option("--budget", help="Rough time in seconds; chooses the probes.")] = 60.0,
+    trust: Annotated[
+        bool | None, typer.Option("--trust/--untrusted", help="Run the model's code here, or only isolated.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a self-contained page.")] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; load nothing.")] = False,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+    yes: Yes = False,
+) -> int:
+    """Prove a model: leaks, dead weights, broken masks, unstable numbers; each with the guilty module.
+
+    Exit code 0: pass or warn; 1: a check failed; 3: untrusted code was stopped.
+
+    Example:  torchstone check model.py:MyTransformer --only causal-leak,dead-parameters
+    """
+    start_logging(quiet, verbose)
+    from torchstone.checks.run import CheckJob, run
+
+    job = CheckJob(
+        target=_target(target, config, defconfig),
+        tiers=_tiers(tier),
+        only=split_commas(only),
+        skip=split_commas(skip),
+        task=task,
+        budget_s=budget,
+        trust=trust,
+        seed=seed,
+        device=device,
+    )
+    show = _Progress(quiet or as_json)
+    report = run(job, dry_run=dry_run, progress=show.line)
+    if html:
+        report.to_html(html)
+    if junit:
+        report.to_junit(junit)
+    if as_json:
+        print_json(report.to_dict())
+    elif not dry_run:
+        from torchstone.report.check_table import check_table
+
+        console().print(check_table(report.to_dict()))
+    return 0 if report.verdict in ("pass", "warn") else 1
+
+
+class _Progress:
+    """Says on stderr which check runs, only where somebody watches."""
+
+    def __init__(self, silent: bool) -> None:
+        self.silent = silent or not sys.stderr.isatty()
+
+    def line(self, text: str) -> None:
+        if not self.silent:
+            print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _tiers(text: str) -> tuple[int, ...]:
+    if text == "all":
+        return (1, 2, 3, 4, 5)
+    try:
+        tiers = tuple(int(each) for each in split_commas(text))
+    except ValueError:
+        tiers = ()
+    if not tiers or not set(tiers) <= {1, 2, 3, 4, 5}:
+        raise UsageError(f"--tier {text!r} is not a list of tiers", next="--tier 1,2 or --tier all")
+    return tiers
+
+
+def _target(target: str | None, config: Path | None, defconfig: str | None) -> str:
+    """The model that the command line names, else the one that the configuration names."""
+    if target:
+        return target
+    if config is None and defconfig is None:
+        raise UsageError("which model?", next="torchstone check TARGET, for example zoo:gpt-nano")
+    from torchstone.cli.settings import read_settings
+
+    return str(read_settings(config=config, defconfig=defconfig)["model"].target)

@@ -1,0 +1,106 @@
+"""`torchstone train [TARGET]`: train a model with exact resume, and show what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from torchstone.cli.check import Target
+from torchstone.cli.session import (
+    Device,
+    Json,
+    Quiet,
+    Verbose,
+    Yes,
+    print_json,
+    start_logging,
+)
+
+DURATIONS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def train(
+    target: Target = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="builtin:stdlib, a file, a folder or a glob.")
+    ] = None,
+    task: Annotated[str | None, typer.Option("--task", help="The task, where the guess is wrong.")] = None,
+    defconfig: Annotated[str | None, typer.Option("--defconfig", help="Start from this defconfig.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Read knobs from this file.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one knob; may be repeated.")
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Folder of this run.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of this run.")] = None,
+    resume: Annotated[str, typer.Option("--resume", help="auto, never, or a checkpoint.")] = "never",
+    max_steps: Annotated[int | None, typer.Option("--max-steps", help="Optimizer steps.", min=1)] = None,
+    max_time: Annotated[
+        str | None, typer.Option("--max-time", help="Stop with the state saved: 90, 30m, 2h.")
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option("--checkpoint-every", help="Optimizer steps between saves.", min=1)
+    ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Refuse operations without a deterministic form.")
+    ] = False,
+    trust: Annotated[
+        bool | None, typer.Option("--trust/--untrusted", help="Run the model's code here, or refuse.")
+    ] = None,
+    sample: Annotated[int, typer.Option("--sample", help="Tokens of text to generate at the end.", min=0)] = 60,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of everything random.", min=0)] = None,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+    yes: Yes = False,
+) -> int:
+    """Train a model on text; stop it whenever you like, it resumes bit for bit.
+
+    Example:  torchstone train zoo:gpt-nano --data builtin:stdlib --max-steps 60 --run-dir runs/first
+
+    Example:  torchstone train --defconfig quickstart --set optim.learning_rate=5e-4 --resume auto --run-dir runs/first
+    """
+    start_logging(quiet, verbose)
+    from torchstone.cli.settings import read_settings
+    from torchstone.cli.train_view import TrainView
+    from torchstone.train.run import TrainJob, run
+
+    flags = {
+        "model.target": target,
+        "data.source": data,
+        "data.task": task,
+        "tracking.run_name": name,
+        "train.max_steps": max_steps,
+        "train.max_time_s": None if max_time is None else seconds(max_time),
+        "train.checkpoint_every": checkpoint_every,
+        "train.deterministic": True if deterministic else None,
+        "train.random_seed": seed,
+    }
+    settings = read_settings(config=config, defconfig=defconfig, assignments=set_ or [], flags=flags)
+    view = TrainView(quiet=quiet or as_json, sample_tokens=sample)
+    job = TrainJob(
+        settings, run_dir=run_dir, resume=resume, dry_run=dry_run, trust=trust, device=device, hooks=(view,)
+    )
+    result = run(job)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        view.show(result)
+    return result.exit_code
+
+
+def seconds(text: str) -> float:
+    """`90`, `90s`, `30m`, `2h`, `1d` in seconds."""
+    from torchstone._errors import UsageError
+
+    unit = DURATIONS.get(text[-1:].lower())
+    try:
+        value = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise UsageError(f"--max-time {text!r} is not a duration", next="--max-time 90, 30m, 2h or 1d")
+    return value

@@ -1,0 +1,86 @@
+"""What the probes of a job look like, decided beforehand from sizes and the budget, never from the clock.
+
+So the same model, seed and budget give the same report on a fast machine and on a slow one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_ASSUMED_FLOPS_PER_S = 6e10
+"""A modest two-core machine in float32; a constant, so that plans do not depend on the machine."""
+
+_SHARE = 1 / 200
+"""Part of the budget that one forward pass of a standard probe may take: a job makes some 200."""
+
+_BLOCK_EDGES = (8, 16, 32, 64)
+_LENGTHS = (67, 35, 19, 11, 7)
+"""Probe lengths beyond a block edge, unlike usual widths, so that the token axis is told from others."""
+
+
+@dataclass(frozen=True)
+class ProbePlan:
+    """Lengths, batches, cuts and repeats for one model under one budget."""
+
+    length: int
+    """Tokens of a standard probe."""
+    batch_size: int
+    """Rows of a standard probe."""
+    cuts: tuple[int, ...]
+    """First changed position of each causal probe, within `length`."""
+    lengths: tuple[int, ...]
+    """Lengths for checks that vary it, up to `longest`."""
+    longest: int
+    """The longest sequence that one forward pass may have, at most the model's own limit."""
+    repeats: int
+    """Repetitions where a check draws several samples."""
+    max_batch_size: int
+    """Largest batch that a check may build."""
+    train_steps: int
+    """Optimizer steps that a training probe may take."""
+    shortened: bool
+    """Whether the budget took probes away."""
+    note: str
+    """One sentence about what was left out; empty if nothing was."""
+
+
+def choose_plan(parameters: int, max_seq_len: int | None, budget_s: float) -> ProbePlan:
+    """The plan for a model of so many `parameters` and at most `max_seq_len` tokens (None: unknown)."""
+    seconds_per_token = 2 * max(parameters, 1) / _ASSUMED_FLOPS_PER_S
+    affordable = int(budget_s * _SHARE / seconds_per_token)
+    limit = max_seq_len or 512
+    fitting = [length for length in _LENGTHS if length <= limit] or [limit]
+    length = next((each for each in fitting if each <= affordable), fitting[-1])
+    # A single long pass may cost what twenty short ones do.
+    longest = max(length, min(limit, 20 * affordable))
+    batch_size = 2 if 2 * length <= affordable else 1
+    short = length < fitting[0]
+    roomy = affordable >= 8 * length
+    cuts = _cuts(length) if not short else _few(_cuts(length))
+    max_batch_size = 16 if roomy else 4 if affordable >= 2 * length else 2
+    note = f"the budget of {budget_s:g} s shortened the probes to {length} tokens" if short else ""
+    if not short and longest < limit:
+        note = f"within {budget_s:g} s sequences are probed up to {longest} of {limit} tokens"
+    return ProbePlan(
+        length=length,
+        batch_size=batch_size,
+        cuts=cuts,
+        lengths=tuple(sorted({1, 2, min(17, length), length})),
+        longest=longest,
+        repeats=5 if roomy else 3 if not short else 2,
+        max_batch_size=max_batch_size,
+        train_steps=30 if roomy else 10,
+        shortened=short,
+        note=note,
+    )
+
+
+def _cuts(length: int) -> tuple[int, ...]:
+    """Odd places, both sides of every block edge, and the last token."""
+    edges = {edge + off for edge in _BLOCK_EDGES for off in (-1, 0, 1)}
+    places = {1, 2, 5, length // 2, length - 1} | edges
+    return tuple(sorted(place for place in places if 1 <= place < length))
+
+
+def _few(cuts: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted({cuts[0], cuts[len(cuts) // 2], cuts[-1]})) if cuts else ()

@@ -1,0 +1,256 @@
+"""The check job: read the model, plan the probes, run the checks, report. It reads from top to bottom.
+
+`check` is for Python users, `run` for the command line, `job` for the isolated worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchstone._errors import TorchstoneError
+from torchstone._seeds import preserved_rng, seed_everything
+from torchstone.checks.context import Context
+from torchstone.checks.given import GivenExamples, named_inputs
+from torchstone.checks.keep import Kept
+from torchstone.checks.plan import choose_plan
+from torchstone.checks.registry import Check, choose
+from torchstone.checks.report import CheckReport, from_dict
+from torchstone.tracking.records import CheckResult
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from torchstone.adapt.load import LoadedModel
+    from torchstone.data.task import TaskSpec
+
+log = logging.getLogger(__name__)
+Progress = Callable[[str], None]
+
+
+def check(
+    model: nn.Module | LoadedModel | str | Path,
+    inputs: Any = None,
+    config: Any = None,
+    task: TaskSpec | str | None = None,
+    tiers: Sequence[int] = (1,),
+    only: Sequence[str] | None = None,
+    skip: Sequence[str] | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    budget_s: float = 60.0,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Prove `model` (a module, a loaded model or a TARGET); it comes back exactly as it was.
+
+    `inputs` is anything that a plain call accepts: a tensor, a tuple, or a dict of keyword arguments.
+    """
+    started = time.perf_counter()
+    chosen = choose(tiers, _names(only), _names(skip))
+    adapter, facts_of_target = _open(model, config, task, seed)
+    with _undisturbed(adapter.module, device) as kept:
+        context = _context(adapter, inputs, config, seed, budget_s)
+        results = []
+        for number, each in enumerate(chosen, 1):
+            if progress:
+                progress(f"{number}/{len(chosen)} {each.name}")
+            results.append(_run_one(each, context, kept))
+    if progress:
+        progress("")
+    return CheckReport(
+        model=facts_of_target | _describe(adapter, context),
+        checks=results,
+        seconds=time.perf_counter() - started,
+        seed=seed,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckJob:
+    """A check of a TARGET, as the command line asks for it."""
+
+    target: str
+    tiers: tuple[int, ...] = (1,)
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    task: str | None = None
+    budget_s: float = 60.0
+    trust: bool | None = None
+    seed: int = 0
+    device: str | None = None
+
+
+def run(config: CheckJob, *, dry_run: bool = False, progress: Progress | None = None) -> CheckReport:
+    """Run the job here if its code is trusted, else wholly inside the isolated worker."""
+    chosen = choose(config.tiers, config.only, config.skip)
+    if dry_run:
+        return _planned(chosen, config)
+    if _is_trusted(config):
+        return _run_here(config, progress)
+    return _run_isolated(config)
+
+
+def job(**arguments: Any) -> dict[str, Any]:
+    """The whole job inside the isolated worker: plain values in, the report's dict out."""
+    for name in ("tiers", "only", "skip"):
+        arguments[name] = tuple(arguments.get(name) or ())
+    return _run_here(CheckJob(**(arguments | {"trust": True})), None).to_dict()
+
+
+def _run_here(config: CheckJob, progress: Progress | None) -> CheckReport:
+    from torchstone.adapt.load import load
+
+    model = load(config.target, task=config.task, trust=config.trust, seed=config.seed)
+    return check(
+        model,
+        tiers=config.tiers,
+        only=config.only,
+        skip=config.skip,
+        seed=config.seed,
+        device=config.device,
+        budget_s=config.budget_s,
+        progress=progress,
+    )
+
+
+def _run_isolated(config: CheckJob) -> CheckReport:
+    import tempfile
+
+    from torchstone.adapt.isolate import run_isolated
+
+    with tempfile.TemporaryDirectory(prefix="torchstone-check-") as folder:
+        result = run_isolated("torchstone.checks.run:job", _json_arguments(config), Path(folder))
+    report = from_dict(result.value)
+    isolation = {"held": list(result.held), "missing": list(result.missing), "blocked": list(result.blocked)}
+    return replace(report, model=report.model | {"isolation": isolation})
+
+
+def _json_arguments(config: CheckJob) -> dict[str, Any]:
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()
+    }
+
+
+def _is_trusted(config: CheckJob) -> bool:
+    from torchstone.adapt.target import read_target
+
+    if config.trust is not None:
+        return config.trust
+    return bool(read_target(config.target).trusted)
+
+
+def _planned(chosen: list[Check], config: CheckJob) -> CheckReport:
+    results = [
+        CheckResult(id=each.name, tier=each.tier, status="skip", summary=each.proves, why="dry run")
+        for each in chosen
+    ]
+    return CheckReport(model={"target": config.target}, checks=results, seconds=0.0, seed=config.seed)
+
+
+def _open(model: Any, config: Any, task: Any, seed: int) -> tuple[Any, dict[str, Any]]:
+    """The adapter, and what is known of where the model came from."""
+    from torchstone.adapt.adapter import adapt
+
+    if isinstance(model, (str, Path)):
+        from torchstone.adapt.load import load
+
+        model = load(model, task=task, seed=seed)
+    if not isinstance(model, torch.nn.Module):
+        same_task = task is None and config is None
+        adapter = (
+            model.adapter
+            if same_task
+            else adapt(model.module, config=config or model.config, task=task or model.task)
+        )
+        return adapter, {"target": model.target, "class": model.class_name, "fingerprint": model.fingerprint}
+    where = {"target": f"{type(model).__module__}:{type(model).__qualname__}", "class": type(model).__name__}
+    return adapt(model, config=config, task=task), where | {"fingerprint": None}
+
+
+def _context(adapter: Any, inputs: Any, config: Any, seed: int, budget_s: float) -> Context:
+    parameters = list(adapter.module.parameters())
+    device = parameters[0].device if parameters else torch.device("cpu")
+    examples = adapter.examples
+    if inputs is not None:
+        given = named_inputs(inputs, adapter.signature)
+        examples = GivenExamples(given, examples.primary, adapter.facts.vocab_size)
+    count = sum(each.numel() for each in parameters)
+    plan = choose_plan(count, adapter.facts.max_seq_len, budget_s)
+    plain = config if isinstance(config, dict) else dict(getattr(config, "__dict__", {}))
+    return Context(adapter=adapter, plan=plan, seed=seed, device=device, examples=examples, config=plain)
+
+
+def _run_one(each: Check, context: Context, kept: Kept) -> CheckResult:
+    """One check. Whatever it raises becomes its own `error`; whatever it changed is put back."""
+    started = time.perf_counter()
+    context.current = each
+    seed_everything(context.seed)
+    try:
+        result = each.run(context)
+    except Exception as error:
+        log.debug("check %s raised", each.name, exc_info=True)
+        result = CheckResult(
+            id=each.name, tier=each.tier, status="error", summary=f"could not finish: {_one_line(error)}",
+            why=_one_line(error), hint=getattr(error, "next", None) or None,
+        )  # fmt: skip
+    finally:
+        kept.restore()
+        kept.drop_gradients()
+        context.module.eval()
+    return replace(result, seconds=round(time.perf_counter() - started, 4))
+
+
+@contextmanager
+def _undisturbed(module: nn.Module, device: str | torch.device | None) -> Iterator[Kept]:
+    """Evaluation mode on `device`; afterwards model, random state and torch's switches are as before."""
+    kept = Kept(module)
+    default = torch.get_default_dtype()
+    with (
+        preserved_rng(),
+        warnings.catch_warnings(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        warnings.simplefilter("ignore")
+        try:
+            kept.drop_gradients()
+            module.eval()
+            if device is not None:
+                module.to(device)
+                kept_there = Kept(module)
+                yield kept_there
+            else:
+                yield kept
+        finally:
+            torch.set_default_dtype(default)
+            kept.restore()
+
+
+def _describe(adapter: Any, context: Context) -> dict[str, Any]:
+    facts = adapter.facts
+    return {
+        "parameters": sum(each.numel() for each in adapter.module.parameters()),
+        "task": adapter.task.kind if adapter.task else None,
+        "signature": str(adapter.signature),
+        "vocab_size": facts.vocab_size,
+        "vocab_size_source": facts.vocab_size_source,
+        "plan": asdict(context.plan),
+    }
+
+
+def _names(names: Sequence[str] | str | None) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def _one_line(error: BaseException) -> str:
+    text = error.what if isinstance(error, TorchstoneError) else str(error)
+    first = text.strip().splitlines()[0] if text.strip() else ""
+    return f"{type(error).__name__}: {first}"[:300]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchstone._seeds import seed_everything
+from torchstone.checks.keep import Kept
 from torchstone.tracking.records import CheckResult, Status
 
 if TYPE_CHECKING:
@@ -42,6 +43,14 @@ class Context:
     cache: dict[Any, Any] = field(default_factory=dict)
     """Shared between the checks of one job, such as baseline outputs."""
     current: Check | None = None
+    kept: Kept = field(init=False)
+    """The whole model, as it came."""
+    state: Kept = field(init=False)
+    """Buffers and attributes as they came: what a forward pass may change."""
+
+    def __post_init__(self) -> None:
+        self.kept = Kept(self.module)
+        self.state = Kept(self.module, parameters=False)
 
     @property
     def module(self) -> nn.Module:

@@ -17,7 +17,7 @@ def named_inputs(inputs: Any, signature: Any) -> dict[str, Any]:
     arguments = [each for each in signature.arguments if not each.kind.startswith("var-")]
     if isinstance(inputs, dict):
         own = {each.name: each.natural for each in arguments}
-        return {own.get(name, name): value for name, value in inputs.items()}
+        return {str(own.get(name, name)): value for name, value in inputs.items()}
     values = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
     if len(values) > len(arguments):
         raise ModelError(

@@ -23,7 +23,9 @@ _MAX_DEPTH = 5
 class Kept:
     """A memory of `module` and of everything that hangs on it."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, parameters: bool = True) -> None:
+        """`parameters=False`: only what a forward pass may change, buffers and attributes."""
+        self._with_parameters = parameters
         self._holders: list[tuple[str, Any, dict[str, Any]]] = []
         self._containers: list[tuple[str, Any, list[Any]]] = []
         self._tensors: list[tuple[str, Tensor, Tensor, Tensor | None, bool]] = []
@@ -53,6 +55,10 @@ class Kept:
             if gradient is not None:
                 tensor.grad = None
 
+    def tensors(self) -> list[Tensor]:
+        """Every tensor that hangs on the module."""
+        return [tensor for _, tensor, _, _, _ in self._tensors]
+
     def changed(self) -> list[str]:
         """Dotted names of what differs now: attributes, contents of containers, values of tensors."""
         names = [
@@ -74,6 +80,8 @@ class Kept:
         if id(value) in self._seen or depth > _MAX_DEPTH:
             return
         if isinstance(value, Tensor):
+            if isinstance(value, nn.Parameter) and not self._with_parameters:
+                return
             self._seen.add(id(value))
             gradient = value.grad if value.is_leaf else None
             self._tensors.append((path, value, value.detach().clone(), gradient, value.requires_grad))

@@ -56,13 +56,13 @@ def check(
     started = time.perf_counter()
     chosen = choose(tiers, _names(only), _names(skip))
     adapter, facts_of_target = _open(model, config, task, seed)
-    with _undisturbed(adapter.module, device) as kept:
+    with _undisturbed(adapter.module, device):
         context = _context(adapter, inputs, config, seed, budget_s)
         results = []
         for number, each in enumerate(chosen, 1):
             if progress:
                 progress(f"{number}/{len(chosen)} {each.name}")
-            results.append(_run_one(each, context, kept))
+            results.append(_run_one(each, context))
     if progress:
         progress("")
     return CheckReport(
@@ -140,11 +140,11 @@ def _json_arguments(config: CheckJob) -> dict[str, Any]:
 
 
 def _is_trusted(config: CheckJob) -> bool:
-    from torchstone.adapt.target import read_target
+    from torchstone.adapt.target import parse_target
 
     if config.trust is not None:
         return config.trust
-    return bool(read_target(config.target).trusted)
+    return not parse_target(config.target).untrusted_by_default
 
 
 def _planned(chosen: list[Check], config: CheckJob) -> CheckReport:
@@ -188,7 +188,7 @@ def _context(adapter: Any, inputs: Any, config: Any, seed: int, budget_s: float)
     return Context(adapter=adapter, plan=plan, seed=seed, device=device, examples=examples, config=plain)
 
 
-def _run_one(each: Check, context: Context, kept: Kept) -> CheckResult:
+def _run_one(each: Check, context: Context) -> CheckResult:
     """One check. Whatever it raises becomes its own `error`; whatever it changed is put back."""
     started = time.perf_counter()
     context.current = each
@@ -202,14 +202,13 @@ def _run_one(each: Check, context: Context, kept: Kept) -> CheckResult:
             why=_one_line(error), hint=getattr(error, "next", None) or None,
         )  # fmt: skip
     finally:
-        kept.restore()
-        kept.drop_gradients()
+        context.kept.restore()
         context.module.eval()
     return replace(result, seconds=round(time.perf_counter() - started, 4))
 
 
 @contextmanager
-def _undisturbed(module: nn.Module, device: str | torch.device | None) -> Iterator[Kept]:
+def _undisturbed(module: nn.Module, device: str | torch.device | None) -> Iterator[None]:
     """Evaluation mode on `device`; afterwards model, random state and torch's switches are as before."""
     kept = Kept(module)
     default = torch.get_default_dtype()
@@ -225,10 +224,7 @@ def _undisturbed(module: nn.Module, device: str | torch.device | None) -> Iterat
             module.eval()
             if device is not None:
                 module.to(device)
-                kept_there = Kept(module)
-                yield kept_there
-            else:
-                yield kept
+            yield
         finally:
             torch.set_default_dtype(default)
             kept.restore()

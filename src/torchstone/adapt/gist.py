@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO, Any
@@ -159,11 +160,11 @@ def _refused(refusal: urllib.error.HTTPError, address: str, target: Target) -> E
     return TryAgain(f"GitHub answered {refusal.code} {refusal.reason}", where=address)
 
 
-def _exhausted(headers: HTTPMessage) -> bool:
+def _exhausted(headers: Message) -> bool:
     return headers.get("X-RateLimit-Remaining") == "0" or headers.get("Retry-After") is not None
 
 
-def _until(headers: HTTPMessage) -> str:
+def _until(headers: Message) -> str:
     after, reset = headers.get("Retry-After", ""), headers.get("X-RateLimit-Reset", "")
     if after.isdigit():
         return f"for {after} seconds"
@@ -238,7 +239,8 @@ def _keep(cache: Path, target: Target, answer: Mapping[str, Any], files: Mapping
     hashes = {name: sha256_bytes(content) for name, content in files.items()}
     revision = _revision(answer, target) or sha256_bytes("".join(sorted(hashes.values())).encode())[:40]
     folder = cache / target.value / revision
-    owner = answer.get("owner")
+    said = answer.get("owner")
+    owner = str(said.get("login")) if isinstance(said, dict) else None
     ignored = sorted(set(answer["files"]) - set(files))
     notes = [f"gist {target.value} at revision {revision}: model.py has sha256 {hashes['model.py']}"]
     if ignored:
@@ -248,7 +250,7 @@ def _keep(cache: Path, target: Target, answer: Mapping[str, Any], files: Mapping
     record = {
         "gist": target.value,
         "revision": revision,
-        "owner": owner.get("login") if isinstance(owner, dict) else None,
+        "owner": owner,
         "sha256": hashes,
         "notes": notes,
     }
@@ -258,7 +260,7 @@ def _keep(cache: Path, target: Target, answer: Mapping[str, Any], files: Mapping
     for name, content in files.items():
         write_bytes(folder / name, content)
     write_json(folder / "gist.json", record)  # last: a folder without it is not complete
-    return Gist(target.value, revision, folder, hashes, record["owner"], notes)
+    return Gist(target.value, revision, folder, hashes, owner, notes)
 
 
 def _revision(answer: Mapping[str, Any], target: Target) -> str | None:

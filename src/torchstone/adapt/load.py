@@ -6,6 +6,7 @@ runs in the isolated worker (`adapt/isolate.py`), where a job calls this functio
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 from collections.abc import Callable, Mapping
@@ -137,8 +138,6 @@ def _wrap(module: nn.Module, task: TaskSpec | str | None, overrides: Mapping[str
 
 def config_of(module: nn.Module) -> dict[str, Any]:
     """The configuration that a module carries as `.config`, as a dictionary; empty if it carries none."""
-    import dataclasses
-
     carried = getattr(module, "config", None)
     if isinstance(carried, Mapping):
         return dict(carried)
@@ -165,8 +164,6 @@ def _finish(found: _Found, target: str, task: TaskSpec | str | None) -> LoadedMo
 
 
 def _with_class(target: Target, class_name: str) -> Target:
-    import dataclasses
-
     if target.kind not in ("file", "folder", "gist"):
         raise UsageError(f"a class cannot be chosen in {target.text}", next="leave model_name out")
     return dataclasses.replace(target, class_name=class_name)
@@ -193,9 +190,7 @@ def _from_gist(target: Target, overrides: dict[str, Any]) -> _Found:
     from torchstone.adapt.gist import fetch_gist
 
     gist = fetch_gist(target)
-    found = _from_source(
-        target, gist.folder / "model.py", read_config(gist.folder / "config.json"), overrides
-    )
+    found = _from_folder(dataclasses.replace(target, kind="folder", value=str(gist.folder)), overrides)
     found.notes[:0] = gist.notes
     return found
 

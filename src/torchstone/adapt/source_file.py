@@ -143,7 +143,7 @@ def _model_classes(module: ModuleType) -> dict[str, type[nn.Module]]:
 
 
 def _parts(tree: ast.Module, classes: set[str]) -> set[str]:
-    """Classes that another class of the file names: as a base, in its body, or through a function it calls."""
+    """Classes that another class names: as a base, in its body, or through a function it calls."""
     mentions: dict[str, set[str]] = {}
     for statement in tree.body:
         for name in _defined(statement):

@@ -1,0 +1,1 @@
+"""Attention mechanisms, one file each. No torch is imported here."""

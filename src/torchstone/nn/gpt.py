@@ -1,0 +1,211 @@
+"""The reference decoder: a GPT-2 style language model in plain torch, honest in every law.
+
+    model = GPT(GPTConfig(vocab_size=4096, max_seq_len=256, d_model=128, num_layers=4, num_heads=4))
+    logits = model(input_ids).logits                              # (B, T, V)
+
+Architecture and initialisation after Radford et al. 2019 ("Language Models are Unsupervised Multitask
+Learners") and its published code, `openai/gpt-2: src/model.py`: pre-norm blocks, learned positions, tied
+head, N(0, 0.02) weights with the residual projections scaled by 1/sqrt(2 * blocks). Rotary positions and
+RMSNorm are offered beside the faithful form. Attention and MLP live in their own folders; losses and
+sampling do not live here: labels are the trainer's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from torchstone._errors import ConfigError, ModelError
+from torchstone.nn.attention.causal import CausalSelfAttention
+from torchstone.nn.attention.context import AttentionContext, Cache, causal_mask
+from torchstone.nn.mlp.dense import DenseMLP
+from torchstone.nn.norms import make_norm
+from torchstone.nn.rotary import rotation
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+INIT_STD = 0.02
+POSITIONS = ("learned", "rope")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig:
+    """Sizes of a `GPT`; the defaults are GPT-2 small."""
+
+    vocab_size: int = 50_257
+    """Rows of the token embedding, tokens."""
+    max_seq_len: int = 1024
+    """Longest sequence, tokens."""
+    d_model: int = 768
+    """Width of the residual stream, channels."""
+    num_layers: int = 12
+    """Blocks."""
+    num_heads: int = 12
+    """Attention heads per block; each is d_model / num_heads wide."""
+    d_ff: int | None = None
+    """Hidden width of the MLP, channels; None: four times d_model."""
+    dropout: float = 0.0
+    """Probability, on embeddings, attention weights and residual branches."""
+    norm: str = "layernorm"
+    """layernorm or rmsnorm."""
+    positions: str = "learned"
+    """learned (a table of max_seq_len rows) or rope (rotary, no parameters)."""
+    tie_word_embeddings: bool = True
+    """The output layer shares the token embedding."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "max_seq_len", "d_model", "num_layers", "num_heads", "hidden_width"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} is too small", why="a size is at least 1")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"dropout={self.dropout} is no probability below 1")
+        if self.positions not in POSITIONS:
+            raise ConfigError(
+                f"there are no positions named {self.positions!r}",
+                next=f"choose one of: {', '.join(POSITIONS)}",
+            )
+        if self.positions == "rope" and (self.d_model // self.num_heads) % 2:
+            raise ConfigError(
+                f"rope needs an even head width, not d_model={self.d_model} / num_heads={self.num_heads}"
+            )
+
+    @property
+    def hidden_width(self) -> int:
+        return 4 * self.d_model if self.d_ff is None else self.d_ff
+
+
+@dataclass
+class GPTOutput:
+    """`past_key_values` holds one (keys, values) pair per block where `use_cache` asked for it."""
+
+    logits: Float[Tensor, "B T V"]
+    past_key_values: tuple[Cache, ...] | None = None
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a norm and added to the residual stream."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.attention_norm = make_norm(config.norm, config.d_model)
+        self.attention = CausalSelfAttention(config.d_model, config.num_heads, config.dropout)
+        self.mlp_norm = make_norm(config.norm, config.d_model)
+        self.mlp = DenseMLP(config.d_model, config.hidden_width, config.dropout)
+
+    def forward(
+        self, x: Float[Tensor, "B T C"], context: AttentionContext, past: Cache | None = None
+    ) -> tuple[Float[Tensor, "B T C"], Cache | None]:
+        attended, cache = self.attention(self.attention_norm(x), context, past)
+        x = x + attended
+        return x + self.mlp(self.mlp_norm(x)), cache
+
+
+class GPT(nn.Module):
+    """Token ids to next-token logits, never looking ahead."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.position_embedding = (
+            nn.Embedding(config.max_seq_len, config.d_model) if config.positions == "learned" else None
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.final_norm = make_norm(config.norm, config.d_model)
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self._initialise()
+        if config.tie_word_embeddings:
+            self.head.weight = self.token_embedding.weight
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B S"] | None = None,
+        position_ids: Int[Tensor, "B T"] | None = None,
+        past_key_values: tuple[Cache, ...] | None = None,
+        use_cache: bool = False,
+    ) -> GPTOutput:
+        """`attention_mask` is 1 for real tokens and covers the cached ones too (S = cached + T)."""
+        num_cached = 0 if past_key_values is None else past_key_values[0][0].shape[2]
+        self._require_fit(input_ids, attention_mask, num_cached)
+        if position_ids is None:
+            position_ids = _positions(input_ids, attention_mask, num_cached)
+        context = self._context(input_ids, attention_mask, position_ids, num_cached, use_cache)
+
+        x = self.token_embedding(input_ids)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(position_ids)
+        x = self.dropout(x)
+        caches: list[Cache] = []
+        for index, block in enumerate(self.blocks):
+            x, cache = block(x, context, None if past_key_values is None else past_key_values[index])
+            if cache is not None:
+                caches.append(cache)
+        logits = self.head(self.final_norm(x))
+        return GPTOutput(logits=logits, past_key_values=tuple(caches) if use_cache else None)
+
+    def _context(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B S"] | None,
+        position_ids: Int[Tensor, "B T"],
+        num_cached: int,
+        use_cache: bool,
+    ) -> AttentionContext:
+        T = input_ids.shape[1]
+        mask = None
+        if attention_mask is not None or (num_cached and T > 1):
+            mask = causal_mask(T, num_cached + T, attention_mask, input_ids.device)
+        rotary = None
+        if self.config.positions == "rope":
+            rotary = rotation(position_ids, self.config.d_model // self.config.num_heads)
+        # A single query behind a cache may see every key: there is nothing to hide from it.
+        return AttentionContext(mask=mask, is_causal=num_cached == 0, rotary=rotary, keep_cache=use_cache)
+
+    def _require_fit(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"] | None, num_cached: int
+    ) -> None:
+        if input_ids.dim() != 2:
+            raise ModelError(
+                f"input_ids has shape {tuple(input_ids.shape)}", why="a batch of sequences is (B, T)"
+            )
+        length = num_cached + input_ids.shape[1]
+        if length > self.config.max_seq_len:
+            raise ModelError(
+                f"a sequence of {length} tokens is longer than max_seq_len={self.config.max_seq_len}",
+                next="shorten the sequence, or build the model with a larger max_seq_len",
+            )
+        expected = (input_ids.shape[0], length)
+        if attention_mask is not None and tuple(attention_mask.shape) != expected:
+            raise ModelError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}, expected {expected}",
+                why="it says for every token, cached ones included, whether it is real",
+            )
+
+    def _initialise(self) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                continue  # norms and biases keep torch's ones and zeros; linear biases follow below
+            # Every block adds two branches to the residual stream; so scaled, their sum has the size of one.
+            is_residual = name.endswith(".out.weight")
+            std = INIT_STD / (2 * self.config.num_layers) ** 0.5 if is_residual else INIT_STD
+            nn.init.normal_(parameter, mean=0.0, std=std)
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _positions(
+    input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"] | None, num_cached: int
+) -> Int[Tensor, "B T"]:
+    """Places counted over real tokens, so that padding on the left moves nothing."""
+    B, T = input_ids.shape
+    if attention_mask is None:
+        return torch.arange(num_cached, num_cached + T, device=input_ids.device).expand(B, T)
+    places = attention_mask.long().cumsum(dim=1) - 1
+    return places.clamp(min=0)[:, num_cached:]

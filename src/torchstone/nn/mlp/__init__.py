@@ -1,0 +1,1 @@
+"""MLPs of a block, one file each. No torch is imported here."""

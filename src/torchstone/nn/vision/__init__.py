@@ -1,0 +1,1 @@
+"""Small image classifiers: `forward(pixel_values) -> logits`. No torch is imported here."""

@@ -1,0 +1,132 @@
+"""The reference models that `zoo:NAME` builds, as a registry of recipes.
+
+    module, config = ZOO.get("gpt-nano").build({"d_model": 64})
+
+A recipe gives an untrained module (seed it before) and the plain dictionary that describes it. An override
+that the model has no use for is an error, for a wish that changes nothing must not pass in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from torchstone._errors import ConfigError
+from torchstone._registry import Registry, suggest
+from torchstone.nn.config import ModelConfig
+from torchstone.nn.gpt import GPT, GPTConfig
+from torchstone.nn.vision.lenet5 import IMAGE_SIZE, LeNet5
+from torchstone.nn.vision.resnet import ResNet18
+from torchstone.nn.vision.vit import ViT, ViTConfig
+
+Built = tuple[nn.Module, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ZooModel:
+    """One recipe; `source` is the paper or code it follows, `knobs` the overrides it understands."""
+
+    name: str
+    summary: str
+    source: str
+    knobs: tuple[str, ...]
+    make: Callable[[dict[str, Any]], Built]
+
+    def build(self, overrides: ModelConfig | Mapping[str, Any] | None = None) -> Built:
+        """The module and its configuration; overrides of None mean: as the recipe says."""
+        if isinstance(overrides, ModelConfig):
+            overrides = overrides.model_dump(exclude={"target"})
+        wishes = {key: value for key, value in (overrides or {}).items() if value is not None}
+        for key in wishes:
+            if key not in self.knobs:
+                raise ConfigError(
+                    f"model.{key} has no effect on zoo:{self.name}",
+                    why=suggest(key, self.knobs),
+                    next=f"leave it out; zoo:{self.name} takes: {', '.join(self.knobs)}",
+                )
+        return self.make(wishes)
+
+
+GPT_KNOBS = ("vocab_size", "max_seq_len", "d_model", "num_layers", "num_heads", "d_ff", "dropout")
+GPT_EXTRA_KNOBS = ("norm", "positions", "tie_word_embeddings")
+VIT_KNOBS = ("d_model", "num_layers", "num_heads", "d_ff", "dropout", "patch_size")
+IMAGE_KNOBS = ("num_classes", "num_channels")
+
+ZOO: Registry[ZooModel] = Registry("zoo model")
+
+
+def _gpt(config: GPTConfig) -> Callable[[dict[str, Any]], Built]:
+    def make(wishes: dict[str, Any]) -> Built:
+        sizes = replace(config, **wishes)
+        described = asdict(sizes) | {"d_ff": sizes.hidden_width}
+        return GPT(sizes), {"model_type": "gpt", "task": "causal-lm", **described}
+
+    return make
+
+
+def _vit(config: ViTConfig) -> Callable[[dict[str, Any]], Built]:
+    def make(wishes: dict[str, Any]) -> Built:
+        sizes = replace(config, **wishes)
+        described = asdict(sizes) | {"d_ff": sizes.hidden_width}
+        return ViT(sizes), {"model_type": "vit", "task": "vision", **described}
+
+    return make
+
+
+def _lenet5(wishes: dict[str, Any]) -> Built:
+    sizes = {"num_classes": 10, "num_channels": 1, "batch_norm": True} | wishes
+    described = {"model_type": "lenet5", "task": "vision", "image_size": IMAGE_SIZE, **sizes}
+    return LeNet5(**sizes), described
+
+
+def _resnet18(wishes: dict[str, Any]) -> Built:
+    sizes = {"num_classes": 10, "num_channels": 3} | wishes
+    return ResNet18(**sizes), {"model_type": "resnet18", "task": "vision", "image_size": 32, **sizes}
+
+
+def _add_gpt(name: str, summary: str, config: GPTConfig) -> None:
+    source = "Radford et al. 2019, openai/gpt-2: src/model.py"
+    ZOO.add(ZooModel(name, summary, source, GPT_KNOBS + GPT_EXTRA_KNOBS, _gpt(config)))
+
+
+_add_gpt(
+    "gpt-nano",
+    "four small blocks that train in seconds on a laptop",
+    GPTConfig(vocab_size=2048, max_seq_len=256, d_model=128, num_layers=4, num_heads=4),
+)
+_add_gpt(
+    "gpt-tiny",
+    "some ten million parameters, for minutes on a CPU",
+    GPTConfig(vocab_size=8192, max_seq_len=512, d_model=320, num_layers=6, num_heads=5),
+)
+_add_gpt("gpt2", "GPT-2 small, 124,439,808 parameters, random weights", GPTConfig())
+ZOO.add(
+    ZooModel(
+        "lenet5",
+        "LeNet-5 with batch norm for 32x32 images",
+        "LeCun et al. 1998, Proceedings of the IEEE 86(11)",
+        (*IMAGE_KNOBS, "batch_norm"),
+        _lenet5,
+    )
+)
+ZOO.add(
+    ZooModel(
+        "resnet18",
+        "ResNet-18 with the stem for 32x32 images",
+        "He et al. 2015, arXiv:1512.03385",
+        IMAGE_KNOBS,
+        _resnet18,
+    )
+)
+ZOO.add(
+    ZooModel(
+        "vit-tiny",
+        "a vision transformer of 192 channels for 32x32 images",
+        "Dosovitskiy et al. 2020, arXiv:2010.11929; Touvron et al. 2020, arXiv:2012.12877",
+        (*IMAGE_KNOBS, "image_size", *VIT_KNOBS),
+        _vit(ViTConfig()),
+    )
+)

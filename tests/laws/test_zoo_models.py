@@ -1,0 +1,104 @@
+"""What every registered reference model promises: it builds, is described truly, and heeds every override."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from torchstone._errors import ConfigError, UsageError
+from torchstone.nn.config import ModelConfig
+from torchstone.nn.zoo import ZOO, ZooModel
+
+PARAMETERS = {
+    "gpt-nano": 1_088_256,
+    "gpt-tiny": 10_183_680,
+    "gpt2": 124_439_808,
+    "lenet5": 61_750,
+    "resnet18": 11_173_962,
+    "vit-tiny": 5_362_762,
+}
+# A value for each override that differs from every recipe's own.
+OTHER = {
+    "vocab_size": 77,
+    "max_seq_len": 31,
+    "d_model": 60,
+    "num_layers": 3,
+    "num_heads": 1,
+    "d_ff": 50,
+    "dropout": 0.3,
+    "norm": "rmsnorm",
+    "positions": "rope",
+    "tie_word_embeddings": False,
+    "num_classes": 7,
+    "num_channels": 2,
+    "batch_norm": False,
+    "image_size": 64,
+    "patch_size": 8,
+}
+CASES = [pytest.param(recipe, knob, id=f"{recipe.name}-{knob}") for recipe in ZOO for knob in recipe.knobs]
+
+
+def structure(module: nn.Module) -> str:
+    """Everything about a module that is not the values of its parameters."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.named_parameters(remove_duplicate=False)}
+    heads = [child.num_heads for child in module.modules() if hasattr(child, "num_heads")]
+    shared = len(list(module.parameters()))
+    return f"{module!r} {shapes} {heads} {shared}"
+
+
+def built(
+    recipe: ZooModel, overrides: dict[str, object] | ModelConfig
+) -> tuple[nn.Module, dict[str, object]]:
+    with torch.device("meta"):  # shapes without memory
+        return recipe.build(overrides)
+
+
+@pytest.mark.parametrize("recipe", ZOO, ids=ZOO.names())
+def test_has_its_published_size_and_says_where_it_comes_from(recipe: ZooModel) -> None:
+    module, config = built(recipe, {})
+    assert sum(parameter.numel() for parameter in module.parameters()) == PARAMETERS[recipe.name]
+    assert config["task"] in ("causal-lm", "vision")
+    assert recipe.source
+    assert recipe.summary
+
+
+@pytest.mark.parametrize(("recipe", "knob"), CASES)
+def test_every_override_changes_the_model_and_its_description(recipe: ZooModel, knob: str) -> None:
+    plain, plain_config = built(recipe, {})
+    changed, config = built(recipe, {knob: OTHER[knob]})
+    assert config[knob] == OTHER[knob]
+    assert config != plain_config
+    assert structure(changed) != structure(plain)
+
+
+@pytest.mark.parametrize("recipe", ZOO, ids=ZOO.names())
+def test_an_override_without_effect_is_refused(recipe: ZooModel) -> None:
+    knobs = set(ModelConfig.model_fields) - {"target"}
+    for knob in knobs - set(recipe.knobs):
+        with pytest.raises(ConfigError, match=f"model.{knob} has no effect on zoo:{recipe.name}"):
+            recipe.build(ModelConfig(**{knob: OTHER[knob]}))
+    with pytest.raises(ConfigError, match="no effect"):
+        recipe.build({"layers": 3})
+
+
+def test_the_models_own_section_of_knobs_is_understood() -> None:
+    module, config = built(ZOO.get("gpt-nano"), ModelConfig(d_model=64, num_layers=2))
+    assert config["d_model"] == 64
+    assert config["d_ff"] == 256
+    assert config["vocab_size"] == 2048
+    assert len(module.blocks) == 2
+
+
+def test_an_unknown_name_suggests_a_neighbour() -> None:
+    with pytest.raises(UsageError, match="did you mean 'gpt-nano'"):
+        ZOO.get("gpt-nanno")
+
+
+def test_same_seed_same_weights() -> None:
+    recipe = ZOO.get("gpt-nano")
+    twins = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        twins.append(recipe.build({"num_layers": 1})[0].state_dict())
+    assert all(torch.equal(twins[0][name], twins[1][name]) for name in twins[0])

@@ -1,0 +1,230 @@
+"""Laws of the reference decoder: equals its slow twin, never looks ahead, cache and padding change nothing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchstone._errors import ConfigError, ModelError
+from torchstone.nn.gpt import GPT, GPTConfig
+from torchstone.nn.naive import naive_logits
+
+V, L = 37, 24
+VARIANTS = {
+    "gpt2": {},
+    "rope": {"positions": "rope"},
+    "rmsnorm": {"norm": "rmsnorm"},
+    "untied": {"tie_word_embeddings": False},
+    "narrow-mlp": {"d_ff": 20},
+}
+
+
+def tiny(**changes: object) -> GPT:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": V, "max_seq_len": L, "d_model": 16, "num_layers": 2, "num_heads": 4}
+    model = GPT(GPTConfig(**{**sizes, **changes})).eval()
+    with torch.no_grad():  # off the initial values, so that every bias and norm weight counts
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+def ids(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randint(0, V, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=VARIANTS, ids=list(VARIANTS))
+def model(request: pytest.FixtureRequest) -> GPT:
+    return tiny(**VARIANTS[request.param])
+
+
+def test_equals_its_naive_twin_in_values_and_gradients(model: GPT) -> None:
+    sequence = ids(9)
+    fast = model(sequence[None]).logits[0]
+    slow = naive_logits(model, sequence)
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
+
+    parameters = dict(model.named_parameters())
+    fast_gradients = torch.autograd.grad(fast.pow(2).mean(), list(parameters.values()))
+    slow_gradients = torch.autograd.grad(slow.pow(2).mean(), list(parameters.values()))
+    for name, one, other in zip(parameters, fast_gradients, slow_gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@torch.no_grad()
+def test_never_looks_ahead(model: GPT) -> None:
+    sequence = ids(2, L)
+    before = model(sequence).logits
+    for cut in (1, 7, 8, 16, L - 1):
+        changed = sequence.clone()
+        changed[:, cut:] = (changed[:, cut:] + 1) % V
+        after = model(changed).logits
+        assert torch.equal(before[:, :cut], after[:, :cut])
+        assert not torch.allclose(before[:, cut:], after[:, cut:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pieces", [[L], [1] * L, [5, 1, 1, 10, L - 17], [L - 1, 1]])
+def test_cached_decoding_equals_full_forward(model: GPT, pieces: list[int]) -> None:
+    sequence = ids(2, L)
+    full = model(sequence).logits
+    cache, logits = None, []
+    for piece in sequence.split(pieces, dim=1):
+        output = model(piece, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        logits.append(output.logits)
+    torch.testing.assert_close(torch.cat(logits, dim=1), full, atol=1e-5, rtol=1e-5)
+    assert model(sequence).past_key_values is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("cached", [False, True])
+def test_padding_changes_nothing(model: GPT, side: str, cached: bool) -> None:
+    real = ids(2, 10)
+    alone = model(real).logits
+    pads = ids(2, 4, seed=5)
+    padded, mask = (
+        (torch.cat([pads, real], 1), torch.cat([torch.zeros(2, 4), torch.ones(2, 10)], 1))
+        if side == "left"
+        else (torch.cat([real, pads], 1), torch.cat([torch.ones(2, 10), torch.zeros(2, 4)], 1))
+    )
+    mask = mask.long()
+    if cached:
+        first = model(padded[:, :6], attention_mask=mask[:, :6], use_cache=True)
+        second = model(padded[:, 6:], attention_mask=mask, past_key_values=first.past_key_values)
+        logits = torch.cat([first.logits, second.logits], 1)
+    else:
+        logits = model(padded, attention_mask=mask).logits
+    assert logits.isfinite().all()
+    torch.testing.assert_close(logits[mask.bool()].view(2, 10, V), alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(real, attention_mask=torch.ones(2, 10)).logits, alone)
+
+
+@torch.no_grad()
+def test_order_is_visible(model: GPT) -> None:
+    sequence = ids(1, 10)
+    swapped = sequence[:, [1, 0, *range(2, 10)]]
+    assert not torch.allclose(model(sequence).logits[:, -1], model(swapped).logits[:, -1])
+
+
+@torch.no_grad()
+def test_explicit_positions_are_used(model: GPT) -> None:
+    sequence = ids(1, 6)
+    default = model(sequence).logits
+    torch.testing.assert_close(model(sequence, position_ids=torch.arange(6)[None]).logits, default)
+    spread = model(sequence, position_ids=2 * torch.arange(6)[None]).logits
+    assert not torch.allclose(spread, default)
+
+
+@torch.no_grad()
+def test_rope_knows_distances_only() -> None:
+    model, sequence = tiny(positions="rope"), ids(1, 6)
+    moved = model(sequence, position_ids=torch.arange(11, 17)[None]).logits
+    torch.testing.assert_close(moved, model(sequence).logits, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_position_limit_is_exact_and_said() -> None:
+    model = tiny()
+    assert model(ids(1, L)).logits.shape == (1, L, V)
+    with pytest.raises(ModelError, match=rf"{L + 1} tokens is longer than max_seq_len={L}"):
+        model(ids(1, L + 1))
+    cache = model(ids(1, L), use_cache=True).past_key_values
+    with pytest.raises(ModelError, match="max_seq_len"):
+        model(ids(1, 1), past_key_values=cache)
+
+
+@torch.no_grad()
+def test_the_vocabulary_is_exact() -> None:
+    model = tiny()
+    model(torch.tensor([[0, V - 1]]))
+    with pytest.raises(IndexError):
+        model(torch.tensor([[V]]))
+
+
+def test_wrong_inputs_are_named() -> None:
+    model = tiny()
+    with pytest.raises(ModelError, match=r"attention_mask has shape \(1, 3\), expected \(1, 4\)"):
+        model(ids(1, 4), attention_mask=torch.ones(1, 3))
+    with pytest.raises(ModelError, match=r"input_ids has shape \(4,\)"):
+        model(ids(4))
+
+
+def test_initial_loss_is_that_of_guessing() -> None:
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=1000, max_seq_len=64, d_model=64, num_layers=4, num_heads=4))
+    tokens = torch.randint(0, 1000, (8, 64))
+    loss = F.cross_entropy(model(tokens).logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    assert abs(loss.item() - math.log(1000)) < 0.1
+
+
+def test_residual_projections_start_smaller_with_depth() -> None:
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=10, max_seq_len=8, d_model=128, num_layers=8, num_heads=4))
+    for block in model.blocks:
+        for layer in (block.attention.out, block.mlp.out):
+            assert layer.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
+            assert layer.bias.abs().max() == 0
+        assert block.attention.qkv.weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
+def test_parameter_count_is_the_formula(changes: dict[str, object]) -> None:
+    model = tiny(**changes)
+    config, C = model.config, model.config.d_model
+    norm = C if config.norm == "rmsnorm" else 2 * C
+    attention = 4 * C * C + 4 * C
+    mlp = 2 * C * config.hidden_width + config.hidden_width + C
+    expected = V * C + config.num_layers * (attention + mlp + 2 * norm) + norm
+    expected += L * C if config.positions == "learned" else 0
+    expected += 0 if config.tie_word_embeddings else V * C
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+
+
+def test_dropout_acts_in_training_only() -> None:
+    model, sequence = tiny(dropout=0.5), ids(1, 8)
+    assert torch.equal(model(sequence).logits, model(sequence).logits)
+    model.train()
+    assert not torch.equal(model(sequence).logits, model(sequence).logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_stays_close(model: GPT, dtype: torch.dtype) -> None:
+    sequence = ids(2, L)
+    exact = model(sequence).logits
+    rough = model.to(dtype)(sequence).logits
+    assert rough.dtype == dtype
+    assert (rough.float() - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_learns_one_batch_by_heart() -> None:
+    model, batch = tiny().train(), ids(2, 12)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        loss = F.cross_entropy(model(batch).logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"d_model": 18}, "multiple of 4"),
+        ({"d_model": 4, "positions": "rope"}, "even head width"),
+        ({"positions": "alibi"}, "learned, rope"),
+        ({"norm": "rmsnorn"}, "did you mean 'rmsnorm'"),
+        ({"num_layers": 0}, "num_layers=0"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+    ],
+)
+def test_impossible_sizes_are_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        tiny(**changes)

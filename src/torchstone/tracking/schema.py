@@ -1,0 +1,85 @@
+"""The tables of the store. An open format: any SQLite client can read the file.
+
+Times are seconds since 1970 in UTC. `value` is NULL for NaN, because SQLite knows no NaN; infinities are kept
+as they are. JSON is kept as text. A change here needs a numbered step in `migrations.py`.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
+
+metadata = MetaData()
+
+
+def _run_id(*, primary_key: bool = False) -> Column[str]:
+    owner = ForeignKey("runs.run_id", ondelete="CASCADE")
+    return Column("run_id", String, owner, primary_key=primary_key, nullable=False)
+
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("status", String, nullable=False),
+    Column("run_dir", String, nullable=False),
+    Column("started", Float, nullable=False),
+    Column("ended", Float),
+    Column("config", Text, nullable=False),
+    Column("summary", Text, nullable=False),
+)
+Index("runs_by_start", runs.c.started)
+
+metrics = Table(
+    "metrics",
+    metadata,
+    _run_id(primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("value", Float),
+    Column("at", Float, nullable=False),
+    # The primary key is the order in which curves are read; a hidden row number would store it twice.
+    sqlite_with_rowid=False,
+)
+
+last_values = Table(
+    "last_values",
+    metadata,
+    _run_id(primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("step", Integer, nullable=False),
+    Column("value", Float),
+    Column("at", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("event_id", Integer, primary_key=True),
+    _run_id(),
+    Column("at", Float, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("data", Text, nullable=False),
+)
+Index("events_by_run", events.c.run_id, events.c.at)
+
+check_reports = Table(
+    "check_reports",
+    metadata,
+    _run_id(primary_key=True),
+    Column("verdict", String, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("head", Text, nullable=False),
+)
+
+checks = Table(
+    "checks",
+    metadata,
+    _run_id(primary_key=True),
+    Column("check_id", String, primary_key=True),
+    Column("place", Integer, nullable=False),
+    Column("status", String, nullable=False),
+    Column("record", Text, nullable=False),
+)

@@ -1,0 +1,233 @@
+"""Metrics on their way from the training step to the store, without ever slowing or failing the step.
+
+    writer = MetricWriter(store, run_id, spill=folder.path / "metrics.spill.jsonl")
+    writer.log(step, {"train/loss": loss})      # a few microseconds, no input or output
+    report = writer.close()                      # drains; says what was written, spilled and lost
+
+A daemon thread writes batches every quarter of a second. A process that is killed loses at most the batch
+that was not yet written. If the store does not answer, rows wait in memory, then in the spill file; if that
+fails too, rows are dropped and counted. Give it plain numbers: a tensor on an accelerator would make `log`
+wait for the device, so the caller converts it when the time suits.
+
+A process forked while a writer is open must not write through it: there `log` does nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchstone.tracking import spill as spill_file
+from torchstone.tracking.rows import MetricRow
+from torchstone.tracking.store import Store
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 5_000
+_LONGEST_PAUSE_S = 10.0
+
+
+@dataclass(frozen=True)
+class WriterReport:
+    """What became of the rows, as `close` tells it."""
+
+    written: int
+    """Rows in the store."""
+    spilled: int
+    """Rows in the spill file; they enter the store when the run is opened again."""
+    lost: int
+    """Rows that nothing could hold."""
+    rejected: int
+    """Values that were not numbers."""
+    error: str = ""
+    """The last failure of the store, if there was one."""
+
+    @property
+    def complete(self) -> bool:
+        return not (self.spilled or self.lost or self.rejected)
+
+
+class MetricWriter:
+    """One per run and process. `resume_after` forgets the rows beyond the checkpoint a run resumes from."""
+
+    def __init__(
+        self,
+        store: Store,
+        run_id: str,
+        *,
+        spill: Path | None = None,
+        resume_after: int | None = None,
+        every_s: float = 0.25,
+        max_rows: int = 100_000,
+    ) -> None:
+        self.run_id = run_id
+        self._store = store
+        self._spill = spill
+        self._every_s = every_s
+        self._max_rows = max_rows
+        self._rows: deque[MetricRow] = deque()
+        self._in_hand: list[MetricRow] = []
+        self._written = self._spilled = self._lost = self._rejected = 0
+        self._error = ""
+        self._closing = False
+        self._foreign = False
+        self._wake = threading.Event()
+        self._idle = threading.Condition()
+        if spill is not None:
+            spill_file.absorb(store, run_id, spill)
+        if resume_after is not None:
+            store.truncate_after(run_id, resume_after)
+        self._thread = threading.Thread(target=self._work, name="torchstone-metrics", daemon=True)
+        self._thread.start()
+        _OPEN.add(self)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the values of one step. Never raises, never waits."""
+        if self._closing or self._foreign:
+            self._lost += 0 if self._foreign else len(values)
+            return
+        rows = self._rows
+        if len(rows) >= self._max_rows:
+            self._lost += len(values)
+            return
+        now = time.time()
+        for key, value in values.items():
+            try:
+                rows.append(MetricRow(key, step, float(value), now))
+            except (TypeError, ValueError, RuntimeError):
+                self._reject(key, step, value)
+
+    def _reject(self, key: str, step: int, value: object) -> None:
+        self._rejected += 1
+        if self._rejected == 1:
+            logger.warning("metric %s at step %s is not a number but %s", key, step, type(value).__name__)
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Wait until everything logged so far is in the store; False if it is not after `timeout_s`.
+
+        A store that is known to fail is not waited for.
+        """
+        if self._foreign:
+            return False
+        deadline = time.monotonic() + timeout_s
+        with self._idle:
+            while self._rows or self._in_hand:
+                rest = deadline - time.monotonic()
+                if self._error or rest <= 0 or not self._thread.is_alive():
+                    return False
+                self._wake.set()
+                self._idle.wait(min(rest, 0.05))
+        return True
+
+    def close(self, timeout_s: float = 10.0) -> WriterReport:
+        """Drain, and say what became of the rows. What the store does not take in time is spilled."""
+        if not self._foreign and not self._closing:
+            self._closing = True
+            self._wake.set()
+            self._thread.join(timeout_s)
+            if self._thread.is_alive():
+                # Stuck inside the store. Its batch may still arrive there: twice is as good as once.
+                self._error = self._error or f"the store did not answer within {timeout_s:g} s"
+                self._set_aside([*self._in_hand, *self._rows])
+            _OPEN.discard(self)
+        report = WriterReport(self._written, self._spilled, self._lost, self._rejected, self._error)
+        if not report.complete:
+            logger.warning(
+                "metrics of %s: %d in the store, %d in %s, %d lost, %d not numbers. %s",
+                *(self.run_id, report.written, report.spilled, self._spill),
+                *(report.lost, report.rejected, report.error),
+            )
+        return report
+
+    def __enter__(self) -> MetricWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _work(self) -> None:
+        pause = self._every_s
+        while not self._closing:
+            self._wake.wait(pause)
+            self._wake.clear()
+            failed = not self._drain()
+            pause = min(pause * 2, _LONGEST_PAUSE_S) if failed else self._every_s
+            if failed and len(self._rows) + len(self._in_hand) >= self._max_rows // 2:
+                self._set_aside(self._take_all())
+        if not self._drain():
+            self._set_aside(self._take_all())
+        self._recover_spilled()
+
+    def _drain(self) -> bool:
+        """Write all waiting rows; False when the store did not take a batch, which then stays in hand."""
+        while True:
+            while self._rows and len(self._in_hand) < _BATCH:
+                self._in_hand.append(self._rows.popleft())
+            if not self._in_hand:
+                break
+            try:
+                self._store.log_rows(self.run_id, self._in_hand)
+            # The one place where any failure is taken: a step must not die of its bookkeeping.
+            except Exception as error:
+                if not self._error:
+                    logger.warning("metrics wait in memory: %s", error)
+                self._error = str(error).splitlines()[0]
+                return False
+            self._written += len(self._in_hand)
+            self._in_hand = []
+            self._error = ""
+        with self._idle:
+            self._idle.notify_all()
+        return True
+
+    def _take_all(self) -> list[MetricRow]:
+        taken, self._in_hand = self._in_hand, []
+        while self._rows:
+            taken.append(self._rows.popleft())
+        return taken
+
+    def _set_aside(self, rows: list[MetricRow]) -> None:
+        try:
+            if self._spill is None:
+                raise FileNotFoundError("this writer has no spill file")
+            spill_file.append(self._spill, rows)
+            self._spilled += len(rows)
+        except OSError as error:
+            self._lost += len(rows)
+            logger.warning("%d metric rows lost: %s", len(rows), error)
+
+    def _recover_spilled(self) -> None:
+        """The store may have come back since rows were set aside."""
+        if self._spill is None or not self._spilled or self._error:
+            return
+        try:
+            self._written += spill_file.absorb(self._store, self.run_id, self._spill)
+            self._spilled = 0
+        except Exception as error:  # they stay in the spill file, and the report says so
+            self._error = str(error).splitlines()[0]
+
+
+_OPEN: weakref.WeakSet[MetricWriter] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for writer in list(_OPEN):
+        writer.close(timeout_s=2.0)
+
+
+def _forget_all() -> None:
+    """In a forked child: the thread stayed with the parent, and the rows are the parent's to write."""
+    for writer in list(_OPEN):
+        writer._foreign = True
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_forget_all)

@@ -55,8 +55,9 @@ def check(
     """
     started = time.perf_counter()
     chosen = choose(tiers, _names(only), _names(skip))
-    adapter, facts_of_target = _open(model, config, task, seed)
-    with _undisturbed(adapter.module, device):
+    module, facts_of_target, open_adapter = _open(model, config, task, seed)
+    with _undisturbed(module, device):
+        adapter = open_adapter()
         context = _context(adapter, inputs, config, seed, budget_s)
         results = []
         for number, each in enumerate(chosen, 1):
@@ -155,24 +156,27 @@ def _planned(chosen: list[Check], config: CheckJob) -> CheckReport:
     return CheckReport(model={"target": config.target}, checks=results, seconds=0.0, seed=config.seed)
 
 
-def _open(model: Any, config: Any, task: Any, seed: int) -> tuple[Any, dict[str, Any]]:
-    """The adapter, and what is known of where the model came from."""
+def _open(
+    model: Any, config: Any, task: Any, seed: int
+) -> tuple[nn.Module, dict[str, Any], Callable[[], Any]]:
+    """The module, what is known of where it came from, and how to get its adapter (which probes the module)."""
     from torchstone.adapt.adapter import adapt
 
     if isinstance(model, (str, Path)):
         from torchstone.adapt.load import load
 
         model = load(model, task=task, seed=seed)
-    if not isinstance(model, torch.nn.Module):
-        same_task = task is None and config is None
-        adapter = (
-            model.adapter
-            if same_task
-            else adapt(model.module, config=config or model.config, task=task or model.task)
-        )
-        return adapter, {"target": model.target, "class": model.class_name, "fingerprint": model.fingerprint}
-    where = {"target": f"{type(model).__module__}:{type(model).__qualname__}", "class": type(model).__name__}
-    return adapt(model, config=config, task=task), where | {"fingerprint": None}
+    if isinstance(model, torch.nn.Module):
+        where = {
+            "target": f"{type(model).__module__}:{type(model).__qualname__}",
+            "class": type(model).__name__,
+        }
+        return model, where | {"fingerprint": None}, lambda: adapt(model, config=config, task=task)
+    where = {"target": model.target, "class": model.class_name, "fingerprint": model.fingerprint}
+    if config is None and task is None:
+        return model.module, where, lambda: model.adapter
+    settled = task if task is not None else model.task_given
+    return model.module, where, lambda: adapt(model.module, config=config or model.config, task=settled)
 
 
 def _context(adapter: Any, inputs: Any, config: Any, seed: int, budget_s: float) -> Context:

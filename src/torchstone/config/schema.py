@@ -8,13 +8,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from torchstone._registry import suggest
 
 
 class Section(BaseModel):
-    """A frozen group of knobs; an unknown key is an error."""
+    """A frozen group of knobs; an unknown key, an illegal choice and NaN are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _is_a_choice(cls, value: Any, info: ValidationInfo) -> Any:
+        extra = cls.model_fields[str(info.field_name)].json_schema_extra
+        choices = extra.get("choices") if isinstance(extra, dict) else None
+        if isinstance(choices, list) and value is not None and value not in choices:
+            legal = [str(each) for each in choices]
+            hint = suggest(str(value), legal)
+            raise ValueError(f"{value!r} is not one of {', '.join(legal)}" + (f"; {hint}" if hint else ""))
+        return value
 
 
 def knob(
@@ -32,10 +45,11 @@ def knob(
 ) -> Any:
     """A field with its `help` (one sentence), `unit`, range, and the condition it `depends_on`.
 
-    `depends_on` is `"section.key=value"`. `choices` lists the legal strings. `cosmetic` marks the
-    rare key that changes nothing observable.
+    `depends_on` is `"section.key=value"`, `"section.key=one|other"` or `"section.key!=value"`; several are
+    joined by ` && `. `choices` lists the legal strings. `cosmetic` marks the rare key that changes
+    nothing observable.
     """
-    extra = {
+    extra: dict[str, Any] = {
         "unit": unit,
         "choices": list(choices) if choices else None,
         "depends_on": depends_on,

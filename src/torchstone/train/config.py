@@ -38,6 +38,9 @@ class LoopConfig(Section):
         unit="optimizer steps",
         ge=1,
     )
+    checkpoint_every_epochs: int = knob(
+        1, help="Epochs between saves where checkpoint_every is None.", unit="epochs", ge=1
+    )
     keep_last: int = knob(2, help="Newest checkpoints kept beside the best.", unit="checkpoints", ge=1)
     early_stopping_patience: int | None = knob(
         None, help="Stop after this many validations without improvement.", unit="validations", ge=1

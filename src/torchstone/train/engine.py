@@ -1,0 +1,368 @@
+"""The training loop: steps, and what happens between them.
+
+    with signals watched:
+        settle                 what a stopped run left undone at its last step
+        for each window:       step -> log -> settle (validate, close the epoch, save) -> stop?
+
+Between two steps the state of a run is complete, and only there is it saved. Everything that is due at a
+step follows from the step's number (`Pace`), so a resumed run repeats exactly what was lost.
+The engine knows no model, task or tracker: it gets them as an objective, batches and a place to log.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from torchstone._errors import DataError, OutOfMemory
+from torchstone._seeds import preserved_rng
+from torchstone.tracking.checkpoint import sweep
+from torchstone.train.hooks import CheckpointInfo, EvalInfo, Hooks, StepInfo
+from torchstone.train.losses import Batch
+from torchstone.train.nonfinite import NonFinite, all_finite, diagnose
+from torchstone.train.progress import Pace, Progress
+from torchstone.train.retention import point, prune
+from torchstone.train.signals import TRY_AGAIN, SignalWatch, exit_code_of
+from torchstone.train.snapshot import save_snapshot
+from torchstone.train.step import Objective, Recipe, StepOutcome, train_step
+
+log = logging.getLogger(__name__)
+
+
+class Batches(Protocol):
+    """One iteration is the rest of one epoch; each state resumes right after its batch."""
+
+    def __iter__(self) -> Iterator[tuple[Batch, dict[str, Any]]]: ...
+    def __len__(self) -> int: ...
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class EvalObjective(Objective, Protocol):
+    """An objective that can also say what validation measures."""
+
+    def measure(self, batch: Batch) -> dict[str, Tensor]:
+        """Sums over the counted targets, by metric name; `loss` at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """Where and how checkpoints are kept."""
+
+    run_dir: Path
+    config_hash: str
+    model: Mapping[str, Any]
+    keep_last: int = 2
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.run_dir / "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a run left the loop. `failed` has no ending: it raises."""
+
+    status: str
+    """completed or interrupted."""
+    reason: str
+    exit_code: int = 0
+
+
+class Stop(Exception):
+    """The way out of the loop when a signal or the clock asks for it."""
+
+    def __init__(self, ending: Ending) -> None:
+        self.ending = ending
+
+
+class Engine:
+    """Drives one run from `progress.step` to its end."""
+
+    def __init__(
+        self,
+        *,
+        module: nn.Module,
+        objective: EvalObjective,
+        optimizer: torch.optim.Optimizer,
+        learning_rate: Callable[[int], float],
+        batches: Batches,
+        validation: Callable[[], Iterable[Batch]] | None,
+        recipe: Recipe,
+        pace: Pace,
+        progress: Progress,
+        keeping: Keeping | None,
+        log_row: Callable[[int, dict[str, float]], None],
+        flush_rows: Callable[[], None],
+        hooks: Hooks,
+        max_time_s: float | None = None,
+        patience: int | None = None,
+    ) -> None:
+        self.module = module
+        self.objective = objective
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        """Of an optimizer step, counted from 0."""
+        self.batches = batches
+        self.validation = validation
+        self.recipe = recipe
+        self.pace = pace
+        self.progress = progress
+        self.keeping = keeping
+        self.log_row = log_row
+        self.flush_rows = flush_rows
+        self.hooks = hooks
+        self.max_time_s = max_time_s
+        self.patience = patience
+        self.latest: Path | None = None
+        """Checkpoint written or confirmed last."""
+
+    def run(self) -> Ending:
+        """Train to the end, or until a signal or the clock stops it with the state saved."""
+        self._watch = SignalWatch()
+        self._began = time.monotonic() - self.progress.seconds
+        self._session_began = time.monotonic()
+        self._marked_at, self._marked_tokens = time.monotonic(), self.progress.tokens
+        if self.keeping is not None:
+            sweep(self.keeping.checkpoints)
+        if self.progress.loader_state is not None:
+            self.batches.load_state(self.progress.loader_state)
+        self.module.train()
+        try:
+            with self._watch:
+                self._settle()
+                self._stop_if_asked()
+                for window, state in windows(self.batches, self.pace.accumulation):
+                    if self._finished:
+                        break
+                    self._step(window, state)
+                    self._settle()
+                    self._stop_if_asked()
+        except Stop as stop:
+            return stop.ending
+        except NonFinite:
+            self._keep_state_before_failure()
+            raise
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise out_of_memory(error) from error
+        why = "early stopping" if self.progress.stopped_early else "all steps done"
+        return Ending(status="completed", reason=why)
+
+    @property
+    def _finished(self) -> bool:
+        return self.progress.step >= self.pace.total_steps or self.progress.stopped_early
+
+    # --- a step -----------------------------------------------------------------------------
+
+    def _step(self, window: list[Batch], loader_state: dict[str, Any]) -> None:
+        progress = self.progress
+        rate = self.learning_rate(progress.step)
+        outcome = train_step(window, self.objective, self.optimizer, rate, self.recipe)
+        if outcome.targets == 0:
+            raise DataError(
+                "a whole optimizer step has nothing to learn from",
+                where=f"step {progress.step + 1}",
+                why="no label counts: sequences shorter than two tokens, or all of it padding",
+                next="check the tokenizer's pad token and the sequence length",
+            )
+        if not outcome.applied:
+            error = diagnose(self.module, self.objective, window, outcome, progress.step + 1)
+            self.optimizer.zero_grad(set_to_none=True)
+            raise error
+        progress.step += 1
+        progress.tokens += outcome.targets
+        progress.loader_state = loader_state
+        progress.last_learning_rate = rate
+        progress.last_loss = float(outcome.loss)
+        progress.last_grad_norm = float(outcome.grad_norm)
+        progress.epoch_loss_sum += progress.last_loss * outcome.targets
+        progress.epoch_targets += outcome.targets
+        self._report(outcome, rate)
+
+    def _report(self, outcome: StepOutcome, rate: float) -> None:
+        progress, speed = self.progress, None
+        if self.pace.logs(progress.step):
+            speed = self._tokens_per_s()
+            self.log_row(
+                progress.step,
+                {
+                    "train/loss": progress.last_loss,
+                    "train/learning_rate": rate,
+                    "train/grad_norm": progress.last_grad_norm,
+                    "train/tokens_per_s": speed,
+                },
+            )
+        if self.hooks.on_step:
+            info = StepInfo(progress.step, self.pace.total_steps, rate, progress.tokens, speed, outcome)
+            for hear in self.hooks.on_step:
+                hear(info)
+
+    def _tokens_per_s(self) -> float:
+        now = time.monotonic()
+        speed = (self.progress.tokens - self._marked_tokens) / max(now - self._marked_at, 1e-9)
+        self._marked_at, self._marked_tokens = now, self.progress.tokens
+        return speed
+
+    # --- between steps ----------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Whatever is due after the last step. Done again after a resume, it gives the same."""
+        step, began = self.progress.step, time.monotonic()
+        if step == 0:
+            return
+        improved = False
+        if self.pace.evaluates(step) and self.validation is not None and self.progress.evaluated_step < step:
+            metrics = self._validate()
+            if metrics is None:  # a signal came: leave it to the resumed run
+                return
+            improved = self._judge(metrics)
+        if self.pace.ends_epoch(step) or self._finished:
+            self._close_epoch()
+        if self.pace.saves(step) or improved or self.progress.stopped_early:
+            self._save()
+        self._marked_at += time.monotonic() - began  # speed counts steps only
+
+    def _validate(self) -> dict[str, float] | None:
+        """Means over all targets of the validation set, so that a short last batch weighs what it should."""
+        assert self.validation is not None
+        modes = [(each, each.training) for each in self.module.modules()]
+        sums: dict[str, Tensor] = {}
+        targets = 0
+        self.module.eval()
+        try:
+            with preserved_rng(), torch.no_grad():
+                for batch in self.validation():
+                    if self._watch.received:
+                        return None
+                    targets += self.objective.count(batch)
+                    with self.recipe.autocast():
+                        measured = self.objective.measure(batch)
+                    for name, value in measured.items():
+                        sums[name] = sums.get(name, 0) + value.double()
+        finally:
+            for each, mode in modes:
+                each.training = mode
+        if targets == 0:
+            raise DataError("the validation set has no target to score", why="no label counts")
+        return {f"val/{name}": float(value) / targets for name, value in sums.items()}
+
+    def _judge(self, metrics: dict[str, float]) -> bool:
+        progress, began = self.progress, time.monotonic()
+        loss = metrics["val/loss"]
+        improved = loss < progress.best_loss
+        if improved:
+            progress.best_step, progress.best_loss, progress.stale_evaluations = progress.step, loss, 0
+        else:
+            progress.stale_evaluations += 1
+        progress.evaluated_step, progress.last_val_loss = progress.step, loss
+        if self.patience is not None and progress.stale_evaluations >= self.patience:
+            progress.stopped_early = True
+            log.info("no improvement in %d validations: stopping at step %d", self.patience, progress.step)
+        self.log_row(progress.step, metrics)
+        info = EvalInfo(
+            step=progress.step, metrics=metrics, improved=improved, seconds=time.monotonic() - began
+        )
+        for hear in self.hooks.on_eval:
+            hear(info)
+        return improved
+
+    def _close_epoch(self) -> None:
+        progress = self.progress
+        if progress.epoch_targets == 0:
+            return
+        elapsed = time.monotonic() - self._began
+        row: dict[str, Any] = {
+            "epoch": len(progress.epochs),
+            "step": progress.step,
+            "train/loss": progress.epoch_loss_sum / progress.epoch_targets,
+            "learning_rate": progress.last_learning_rate,
+            "gradient_norm": progress.last_grad_norm,
+            "epoch_duration": elapsed - progress.epoch_seconds,
+        }
+        if progress.evaluated_step == progress.step:
+            row["val/loss"] = progress.last_val_loss
+        progress.epochs.append(row)
+        progress.epoch_loss_sum, progress.epoch_targets, progress.epoch_seconds = 0.0, 0, elapsed
+
+    def _save(self) -> None:
+        if self.keeping is None:
+            return
+        progress, keeping, began = self.progress, self.keeping, time.monotonic()
+        progress.seconds = began - self._began
+        # Rows up to this step must be safe before a checkpoint lets them count as done.
+        self.flush_rows()
+        self.latest = save_snapshot(
+            keeping.checkpoints,
+            self.module,
+            self.optimizer,
+            progress,
+            config_hash=keeping.config_hash,
+            model=keeping.model,
+        )
+        point(keeping.run_dir, "latest", progress.step)
+        is_best = progress.best_step == progress.step
+        if is_best:
+            point(keeping.run_dir, "best", progress.step)
+        prune(
+            keeping.checkpoints,
+            keep_last=keeping.keep_last,
+            best=progress.best_step,
+            just_written=progress.step,
+        )
+        info = CheckpointInfo(
+            step=progress.step, path=self.latest, is_best=is_best, seconds=time.monotonic() - began
+        )
+        for hear in self.hooks.on_checkpoint:
+            hear(info)
+
+    # --- leaving ----------------------------------------------------------------------------
+
+    def _stop_if_asked(self) -> None:
+        if self._finished and not self._watch.received:
+            return
+        if self._watch.received is not None:
+            code, reason = exit_code_of(self._watch.received), self._watch.received.name
+        elif self.max_time_s is not None and time.monotonic() - self._session_began >= self.max_time_s:
+            code, reason = TRY_AGAIN, f"train.max_time_s = {self.max_time_s:g}"
+        else:
+            return
+        if self.progress.step > 0:
+            self._save()
+        raise Stop(Ending(status="interrupted", reason=reason, exit_code=code))
+
+    def _keep_state_before_failure(self) -> None:
+        # Running statistics may have seen the bad batch even though the weights have not.
+        if self.progress.step > 0 and all_finite(self.module):
+            self._save()
+
+
+def windows(batches: Batches, size: int) -> Iterator[tuple[list[Batch], dict[str, Any]]]:
+    """Endless windows of `size` batches; none crosses the end of an epoch, so the last may be shorter."""
+    while True:
+        window: list[Batch] = []
+        state: dict[str, Any] = {}
+        empty = True
+        for batch, state in batches:
+            empty = False
+            window.append(batch)
+            if len(window) == size:
+                yield window, state
+                window = []
+        if window:
+            yield window, state
+        if empty:
+            raise DataError("there is not a single training batch", why="the data is empty or used up")
+
+
+def out_of_memory(error: BaseException) -> OutOfMemory:
+    return OutOfMemory(
+        "not enough memory for a training step",
+        why=str(error).splitlines()[0] if str(error) else type(error).__name__,
+        next="halve train.batch_size and double train.gradient_accumulation_steps",
+    )

@@ -1,0 +1,98 @@
+"""Where a run stands: everything that must survive a kill besides weights, optimizer and generators.
+
+`Progress` goes into every checkpoint as plain numbers and lists. `Pace` says which steps are special;
+it is a pure function of the step, so a resumed run takes the same turns as the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from torchstone.train.config import LoopConfig
+
+
+@dataclass
+class Progress:
+    """Counters of a run; equal after resume and without a stop."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    tokens: int = 0
+    """Targets trained on."""
+    loader_state: dict[str, Any] | None = None
+    """Where the next window begins."""
+    epoch_loss_sum: float = 0.0
+    epoch_targets: int = 0
+    last_loss: float = math.nan
+    last_grad_norm: float = math.nan
+    last_learning_rate: float = math.nan
+    last_val_loss: float | None = None
+    evaluated_step: int = 0
+    """Last step after which the validation set was read."""
+    best_step: int | None = None
+    best_loss: float = math.inf
+    stale_evaluations: int = 0
+    """Validations in a row without improvement."""
+    stopped_early: bool = False
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    """One row per finished epoch."""
+    seconds: float = 0.0
+    """Time spent training, over all sessions of the run."""
+    epoch_seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Progress:
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Which steps end an epoch, are validated, saved, logged, or are the last. Steps count from 1."""
+
+    total_steps: int
+    steps_per_epoch: int
+    accumulation: int
+    """Micro-steps per optimizer step."""
+    eval_every: int | None = None
+    checkpoint_every: int | None = None
+    checkpoint_every_epochs: int = 1
+    log_every: int = 1
+
+    @classmethod
+    def of(cls, loop: LoopConfig, *, batches_per_epoch: int, log_every: int = 1) -> Pace:
+        steps_per_epoch = math.ceil(batches_per_epoch / loop.gradient_accumulation_steps)
+        in_epochs = loop.epochs * steps_per_epoch
+        return cls(
+            total_steps=in_epochs if loop.max_steps is None else min(loop.max_steps, in_epochs),
+            steps_per_epoch=steps_per_epoch,
+            accumulation=loop.gradient_accumulation_steps,
+            eval_every=loop.eval_every,
+            checkpoint_every=loop.checkpoint_every,
+            checkpoint_every_epochs=loop.checkpoint_every_epochs,
+            log_every=log_every,
+        )
+
+    def ends_epoch(self, step: int) -> bool:
+        return step % self.steps_per_epoch == 0
+
+    def evaluates(self, step: int) -> bool:
+        if step == self.total_steps:
+            return True
+        return step % self.eval_every == 0 if self.eval_every else self.ends_epoch(step)
+
+    def saves(self, step: int) -> bool:
+        if step == self.total_steps:
+            return True
+        if self.checkpoint_every:
+            return step % self.checkpoint_every == 0
+        return step % (self.steps_per_epoch * self.checkpoint_every_epochs) == 0
+
+    def logs(self, step: int) -> bool:
+        return step % self.log_every == 0 or step == self.total_steps or step == 1

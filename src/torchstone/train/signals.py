@@ -1,0 +1,45 @@
+"""Signals that end a run in order: finish the step, save, leave.
+
+SIGTERM, SIGINT and SIGUSR1 are only noted while `SignalWatch` is open; the engine looks at step
+boundaries. A second signal changes nothing, so nobody can tear a save apart by pressing Ctrl-C twice.
+Outside the main thread python allows no handlers, and the watch sees nothing.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+WATCHED = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+TRY_AGAIN = 75
+
+
+class SignalWatch:
+    """`with SignalWatch() as watch: ... if watch.received: ...`"""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> SignalWatch:
+        if threading.current_thread() is threading.main_thread():
+            for each in WATCHED:
+                self._before[each] = signal.signal(each, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler if handler is not None else signal.SIG_DFL)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is None:
+            self.received = signal.Signals(number)
+
+
+def exit_code_of(received: signal.Signals) -> int:
+    """128 + number, except SIGUSR1: a scheduler's warning that means come back later."""
+    return TRY_AGAIN if received.name == "SIGUSR1" else 128 + int(received)

@@ -1,0 +1,85 @@
+"""One training step, the whole of it. It knows no model, no task, no tracker.
+
+    window of micro-batches -> loss / targets of the window -> backward, each -> clip -> update
+
+The division by the targets of the whole window (not of each micro-batch) is what makes every split of
+the same tokens give the same gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from torchstone.train.losses import Batch
+
+
+class Objective(Protocol):
+    """What a step minimises: a batch becomes a sum of losses over a known number of targets."""
+
+    def count(self, batch: Batch) -> int: ...
+
+    def loss_sum(self, batch: Batch) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What stays the same from step to step."""
+
+    parameters: Sequence[Tensor]
+    max_grad_norm: float | None
+    autocast: Callable[[], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """Tensors stay tensors: turning one into a number makes a GPU wait."""
+
+    loss: Tensor
+    """Mean over the targets of the window."""
+    grad_norm: Tensor
+    """L2 norm of all gradients before clipping."""
+    targets: int
+    applied: bool
+    """False: loss or gradient is not finite, and nothing was changed."""
+
+
+def train_step(
+    window: Sequence[Batch],
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    learning_rate: float,
+    recipe: Recipe,
+) -> StepOutcome:
+    """Gradients of the window, clipped, applied once."""
+    targets = sum(objective.count(batch) for batch in window)
+    losses = []
+    for batch in window:
+        with recipe.autocast():
+            loss = objective.loss_sum(batch) / max(targets, 1)
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+    loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    grad_norm = clip(recipe.parameters, recipe.max_grad_norm)
+    applied = bool(torch.isfinite(loss + grad_norm))
+    if applied:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return StepOutcome(loss, grad_norm, targets, applied)
+
+
+def clip(parameters: Sequence[Tensor], max_norm: float | None) -> Tensor:
+    """Scale all gradients so that their common norm is at most `max_norm`; the norm before."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if max_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm

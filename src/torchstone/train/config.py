@@ -1,8 +1,20 @@
-"""Knobs of the training loop."""
+"""Knobs of the training loop, and the list of all sections that a training job obeys."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from torchstone._lazy import lazily
 from torchstone.config.schema import Section, knob
+from torchstone.data.config import DataConfig
+from torchstone.nn.config import ModelConfig
+from torchstone.optim.config import OptimConfig
+from torchstone.tracking.config import TrackingConfig
+
+if TYPE_CHECKING:
+    from torchstone.train.training_config import TrainingConfig as TrainingConfig
+
+__all__ = ["SECTIONS", "LoopConfig", "TrainingConfig"]
 
 
 class LoopConfig(Section):
@@ -45,3 +57,15 @@ class LoopConfig(Section):
     early_stopping_patience: int | None = knob(
         None, help="Stop after this many validations without improvement.", unit="validations", ge=1
     )
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "optim": OptimConfig,
+    "train": LoopConfig,
+    "tracking": TrackingConfig,
+}
+
+# The flat face reads SECTIONS, so it is imported when asked for.
+__getattr__, __dir__ = lazily(__name__, {"TrainingConfig": "torchstone.train.training_config"})

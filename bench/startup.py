@@ -1,4 +1,4 @@
-"""What it costs to start: `torchstone --help` and shell completion against an empty program of the same library.
+"""What it costs to start: `torchstone --help` and completion against an empty program of the same library.
 
 Run:  python bench/startup.py [--rounds 15] [--json PATH]
 CPU seconds (user + system) of whole processes, interleaved; the ratio is the median of the ratios per round.
@@ -72,7 +72,9 @@ def main() -> None:
     for name, row in rows.items():
         print(f"{name:30} {row['median_cpu_s']:7.3f} CPU s   {row['ratio_to_empty']:6.2f} x empty program")
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps({"bench": "startup", "rounds": options.rounds, "rows": rows}, indent=2))
+    options.json.write_text(
+        json.dumps({"bench": "startup", "rounds": options.rounds, "rows": rows}, indent=2)
+    )
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torchstone._lazy import lazily
-
-__version__ = "0.1.0"
+from torchstone._version import __version__
 
 _HOMES = {
     "load": "torchstone.adapt.load",

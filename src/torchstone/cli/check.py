@@ -40,7 +40,7 @@ def check(
     config: Annotated[Path | None, typer.Option("--config", help="Read knobs from this file.")] = None,
     defconfig: Annotated[str | None, typer.Option("--defconfig", help="Read knobs from a defconfig.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="The task, where the guess is wrong.")] = None,
-    budget: Annotated[float, typer.Option("--budget", help="Rough time in seconds; chooses the probes.")] = 60.0,
+    budget: Annotated[float, typer.Option("--budget", help="Rough seconds; chooses the probes.")] = 60.0,
     trust: Annotated[
         bool | None, typer.Option("--trust/--untrusted", help="Run the model's code here, or only isolated.")
     ] = None,

@@ -12,8 +12,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from torchstone import __version__
 from torchstone._errors import Interrupted, TorchstoneError
+from torchstone._version import __version__
 from torchstone.cli import check, config, doctor, runs, train
 from torchstone.cli.session import print_json
 

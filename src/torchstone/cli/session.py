@@ -16,16 +16,19 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; logs go to stderr.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", min=0)]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; default: the best one here.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; default: the best.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only results and errors.")]
-Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="More detail; with an error, the traceback.")]
+Verbose = Annotated[
+    int, typer.Option("-v", "--verbose", count=True, help="More detail; on error the traceback.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer every question with yes.")]
 
 
 def start_logging(quiet: bool, verbose: int) -> None:
     """Library messages go to stderr: warnings by default, `-v` info, `-vv` debug."""
     level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True)
+    form = "%(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=level, format=form, stream=sys.stderr, force=True)
 
 
 def console(*, stderr: bool = False) -> Console:

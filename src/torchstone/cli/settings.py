@@ -32,5 +32,5 @@ def read_settings(
 def _assignment(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"--set {text!r} has no '='", next="--set section.key=value, as --set train.epochs=2")
+        raise UsageError(f"--set {text!r} has no '='", next="--set section.key=value, as in train.epochs=2")
     return key.strip(), value.strip()

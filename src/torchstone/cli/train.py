@@ -48,8 +48,8 @@ def train(
     trust: Annotated[
         bool | None, typer.Option("--trust/--untrusted", help="Run the model's code here, or refuse.")
     ] = None,
-    sample: Annotated[int, typer.Option("--sample", help="Tokens of text to generate at the end.", min=0)] = 60,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+    sample: Annotated[int, typer.Option("--sample", help="Tokens of text to show at the end.", min=0)] = 60,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen; write nothing.")] = False,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of everything random.", min=0)] = None,
     device: Device = None,
     as_json: Json = False,
@@ -61,7 +61,7 @@ def train(
 
     Example:  torchstone train zoo:gpt-nano --data builtin:stdlib --max-steps 60 --run-dir runs/first
 
-    Example:  torchstone train --defconfig quickstart --set optim.learning_rate=5e-4 --resume auto --run-dir runs/first
+    Example:  torchstone train --defconfig quickstart --set train.epochs=2 --run-dir runs/q --resume auto
     """
     start_logging(quiet, verbose)
     from torchstone.cli.settings import read_settings

@@ -1,0 +1,152 @@
+"""What `torchstone train` shows: a live bar on a terminal, plain lines in a pipe, and the end of the run.
+
+It is a hook of the engine: it watches and draws, nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchstone.cli.session import console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from torchstone.train.hooks import CheckpointInfo, EndInfo, EvalInfo, StartInfo, StepInfo
+    from torchstone.train.run import TrainResult
+
+REDRAW_S = 0.1
+"""A bar drawn more often than this costs more than it tells."""
+LINE_S = 10.0
+"""In a pipe, one line about so often."""
+
+
+class TrainView:
+    """Draws on stderr while it trains, so that stdout keeps only the results."""
+
+    def __init__(self, *, quiet: bool, sample_tokens: int) -> None:
+        self.quiet = quiet
+        self.sample_tokens = sample_tokens
+        self._out: Console = console(stderr=True)
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._drawn_at = 0.0
+        self._speed: float | None = None
+        self._val_loss: float | None = None
+
+    # --- events of the engine -----------------------------------------------------------------
+
+    def on_start(self, info: StartInfo) -> None:
+        if self.quiet:
+            return
+        self._out.print(
+            f"{info.model}: {info.parameters:,} parameters on {info.device}, {info.precision}; "
+            f"{info.total_steps} steps ({info.steps_per_epoch} per epoch)"
+        )
+        if info.first_step:
+            self._out.print(f"resumed after step {info.first_step}")
+        if not info.has_validation:
+            self._out.print("no validation data: only the training loss is measured")
+        if self._out.is_terminal:
+            self._start_bar(info)
+
+    def on_step(self, info: StepInfo) -> None:
+        if self.quiet:
+            return
+        self._speed = info.tokens_per_s or self._speed
+        now = time.monotonic()
+        last = info.step == info.total_steps
+        if now - self._drawn_at < (REDRAW_S if self._bar else LINE_S) and not last:
+            return
+        self._drawn_at = now
+        speed = f"{self._speed:,.0f} tokens/s" if self._speed else ""
+        val = f"  val {self._val_loss:.3f}" if self._val_loss is not None else ""
+        if self._bar:
+            self._bar.update(self._task, completed=info.step, text=f"loss {info.loss:.3f}{val}  {speed}")
+        else:
+            self._out.print(f"step {info.step}/{info.total_steps}  loss {info.loss:.4f}{val}  {speed}")
+
+    def on_eval(self, info: EvalInfo) -> None:
+        self._val_loss = info.metrics.get("val/loss")
+
+    def on_checkpoint(self, info: CheckpointInfo) -> None:
+        if not self.quiet and self._out.is_terminal is False and info.is_best:
+            self._out.print(f"saved step {info.step} (best so far)")
+
+    def on_end(self, info: EndInfo) -> None:
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+    def _start_bar(self, info: StartInfo) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=self._out,
+            auto_refresh=False,
+        )
+        self._task = self._bar.add_task("train", total=info.total_steps, completed=info.first_step, text="")
+        self._bar.start()
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def show(self, result: TrainResult) -> None:
+        """Results, a sample of text, where the dashboard lies, and three commands to try next."""
+        out = console()
+        if result.status == "planned":
+            for line in result.plan:
+                out.print(line)
+            return
+        done = f"{result.steps} steps, {result.tokens:,} tokens in {result.seconds:.1f} s"
+        out.print(f"{result.status}: {done}")
+        for name, value in result.final.items():
+            if value is not None:
+                out.print(f"  {name:12} {value:.4f}")
+        if result.best.get("step") is not None:
+            out.print(f"  best         step {result.best['step']}, val/loss {result.best['val/loss']:.4f}")
+        for warning in result.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        if self.quiet:
+            return
+        if self.sample_tokens and result.status == "completed":
+            self._show_sample(result)
+        run_dir = Path(result.run_dir)
+        if (run_dir / "dashboard.html").exists():
+            out.print(f"\ndashboard    {run_dir / 'dashboard.html'}")
+        out.print("\nnext")
+        for command in next_commands(result):
+            out.print(f"  {command}")
+
+    def _show_sample(self, result: TrainResult) -> None:
+        text = result.sample(self.sample_tokens)
+        if text is None:
+            return
+        out = console()
+        out.print("\nsample")
+        for line in text.splitlines():
+            out.print(f"  | {line}", markup=False)
+
+
+def next_commands(result: TrainResult) -> list[str]:
+    """Three commands that make sense after this run."""
+    run_dir = result.run_dir
+    if result.status == "completed":
+        return [
+            f"torchstone check {run_dir}",
+            f"torchstone runs show {result.run_id}",
+            f"torchstone train {run_dir} --run-dir {run_dir}-longer --set train.epochs=2",
+        ]
+    return [
+        "the same command with --resume auto goes on from here",
+        f"torchstone runs show {result.run_id}",
+        f"torchstone check {run_dir}",
+    ]

@@ -106,6 +106,18 @@ def load(
     return _finish(found, str(target), task)
 
 
+def describe(target: str) -> dict[str, Any]:
+    """What a target is, as plain values; the smallest job for the isolated worker, hence `trust=True`."""
+    model = load(target, trust=True)
+    return {
+        "class": model.class_name,
+        "fingerprint": model.fingerprint,
+        "parameters": sum(each.numel() for each in model.module.parameters()),
+        "config": {key: value for key, value in model.config.items() if isinstance(value, int | float | str)},
+        "notes": model.notes,
+    }
+
+
 def settle_trust(target: Target, trust: bool | None) -> None:
     """Raise `UntrustedCode` unless the code of `target` may run in this process."""
     if trust is True or (trust is None and not target.untrusted_by_default):

@@ -1,4 +1,4 @@
-"""Laws of the reference decoder: equals its slow twin, never looks ahead, cache and padding change nothing."""
+"""Laws of the reference decoder: it equals its slow twin and never looks ahead, whatever is cached or padded."""
 
 from __future__ import annotations
 

@@ -1,0 +1,142 @@
+"""Batches in seeded order, each with the state that resumes exactly behind it.
+
+    loader = Loader(packed.train, batch_size=16, seed=42)
+    while loader.epoch < 3:
+        for batch, state in loader:                               # the rest of one epoch
+            ...                                                   # later: loader.load_state(state)
+
+Epoch e has its own order, drawn from (seed, e) alone. Iterating does not move the loader until an epoch is
+over, so looking at a first batch costs nothing. Files, tokens and padding are not its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from torchstone._errors import ConfigError, DataError
+from torchstone.data.collate import IGNORED_LABEL
+from torchstone.data.dataset import Batch, Dataset
+from torchstone.data.task import TaskSpec
+
+State = dict[str, Any]
+
+ID_FIELDS = ("input_ids", "decoder_input_ids")
+LM_KINDS = ("causal-lm", "masked-lm", "seq2seq")
+
+
+class Loader:
+    """Every example once per epoch; the last batch may be smaller.
+
+    `max_samples` takes that many examples, spread evenly over the dataset. With a `task` that knows its
+    sizes, ids and labels are held to them.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        shuffle: bool = True,
+        max_samples: int | None = None,
+        task: TaskSpec | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(
+                f"batch_size={batch_size} is too small", next="--set train.batch_size=1 or more"
+            )
+        if not len(dataset):
+            raise DataError("there are no examples", why="the dataset is empty")
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.task = task
+        self.epoch = 0
+        self.num_examples = len(dataset) if max_samples is None else min(max_samples, len(dataset))
+        self._consumed = 0
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return -(-self.num_examples // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Batch, State]]:
+        epoch, consumed = self.epoch, self._consumed
+        order = self.order(epoch)
+        while consumed < self.num_examples:
+            indices = order[consumed : consumed + self.batch_size].tolist()
+            batch = self.dataset.batch(indices)
+            self._require_known_values(batch, indices)
+            consumed += len(indices)
+            yield batch, self._state(epoch, consumed)
+        self.epoch, self._consumed = epoch + 1, 0
+
+    def order(self, epoch: int) -> np.ndarray[Any, Any]:
+        """Indices into the dataset in the order of `epoch`."""
+        chosen = np.arange(self.num_examples) * len(self.dataset) // self.num_examples
+        if not self.shuffle:
+            return chosen
+        return chosen[np.random.default_rng([self.seed, epoch]).permutation(self.num_examples)]
+
+    def state(self) -> State:
+        """Where the next iteration begins."""
+        return self._state(self.epoch, self._consumed)
+
+    def load_state(self, state: State) -> None:
+        """Go on behind the batch that came with `state`; refuse the state of other data or another order."""
+        mine = self.state()
+        for name in ("seed", "shuffle", "num_examples", "dataset"):
+            if state.get(name) != mine[name]:
+                raise DataError(
+                    "the data is not what it was when the state was saved",
+                    why=f"{name} is {mine[name]!r} now and was {state.get(name)!r}",
+                    next="resume with the same data and seed, or start a new run",
+                )
+        self.epoch, self._consumed = int(state["epoch"]), int(state["consumed"])
+
+    def _state(self, epoch: int, consumed: int) -> State:
+        if consumed == self.num_examples:
+            epoch, consumed = epoch + 1, 0
+        return {
+            "epoch": epoch,
+            "consumed": consumed,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "num_examples": self.num_examples,
+            "dataset": self.dataset.fingerprint,
+        }
+
+    def _require_known_values(self, batch: Batch, indices: Sequence[int]) -> None:
+        if self.task is None:
+            return
+        if self.task.vocab_size is not None:
+            for name in ID_FIELDS:
+                if name in batch:
+                    _require_range(
+                        batch[name], self.task.vocab_size, f"{name}: token id", "vocabulary", indices
+                    )
+        if "labels" in batch and not batch["labels"].is_floating_point():
+            limit = self.task.vocab_size if self.task.kind in LM_KINDS else self.task.num_classes
+            if limit is not None:
+                real = batch["labels"].masked_fill(batch["labels"] == IGNORED_LABEL, 0)
+                _require_range(real, limit, "labels: value", "range of the labels", indices)
+
+
+def _require_range(values: Tensor, limit: int, what: str, which: str, indices: Sequence[int]) -> None:
+    if not values.numel():
+        return
+    low, high = (int(each) for each in values.aminmax())
+    if low >= 0 and high < limit:
+        return
+    wrong = low if low < 0 else high
+    row = int((values == wrong).nonzero()[0, 0])
+    raise DataError(
+        f"{what} {wrong} is outside the {which}",
+        where=f"example {indices[row]}",
+        why=f"allowed is 0 to {limit - 1}",
+        next="use the tokenizer that belongs to the model, or a model with more rows",
+    )

@@ -1,0 +1,144 @@
+"""Text to token ids and back: the protocol, and the choice of a tokenizer.
+
+    tokenizer = build_tokenizer(config, corpus, vocab_size=2048, cache_dir=None)
+    tokenizer.decode(tokenizer.encode("def f():")) == "def f():"
+
+`auto` trains a byte-level BPE on the training split, once: the result is cached by the content of the text.
+The vocabulary is never larger than the rows of the model's embedding; where the text yields fewer tokens, it
+is honestly smaller. Neither packing nor batching happens here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from torchstone._errors import ConfigError, DataError
+from torchstone.data.cache import cache_folder, cache_key
+from torchstone.data.config import DataConfig
+from torchstone.data.saved_tokenizer import DESCRIPTION, read_description
+from torchstone.data.source import Corpus
+
+log = logging.getLogger(__name__)
+
+DEFAULT_VOCAB_SIZE = 4096
+
+
+class Tokenizer(Protocol):
+    """Every text to ids in [0, vocab_size) and back without loss."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def pad_token_id(self) -> int | None: ...
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Marks the end of a document."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal fingerprints encode equally."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, without special tokens; bytes that are no text become U+FFFD."""
+
+    def save(self, folder: Path) -> None: ...
+
+
+def build_tokenizer(
+    config: DataConfig, corpus: Corpus, vocab_size: int | None, cache_dir: Path | None = None
+) -> Tokenizer:
+    """The tokenizer that `config.tokenizer` names, for a model with `vocab_size` embedding rows."""
+    wanted = config.tokenizer_vocab_size or vocab_size or DEFAULT_VOCAB_SIZE
+    if vocab_size is not None and wanted > vocab_size:
+        raise ConfigError(
+            f"data.tokenizer_vocab_size={wanted} is more than the model's vocabulary of {vocab_size}",
+            why="ids beyond the embedding have no row",
+            next=f"--set data.tokenizer_vocab_size={vocab_size} or less, or give the model more rows",
+        )
+    if config.tokenizer == "auto":
+        return _trained(corpus, wanted, cache_dir)
+    if config.tokenizer_vocab_size is not None:
+        raise ConfigError(
+            f"data.tokenizer_vocab_size has no effect on data.tokenizer={config.tokenizer}",
+            why="only a trained tokenizer can be given a size",
+            next="leave it out, or --set data.tokenizer=auto",
+        )
+    tokenizer = _byte_tokenizer() if config.tokenizer == "bytes" else load_tokenizer(Path(config.tokenizer))
+    if vocab_size is not None and tokenizer.vocab_size > vocab_size:
+        raise DataError(
+            f"the tokenizer {config.tokenizer} is larger than the model's vocabulary",
+            why=f"it has {tokenizer.vocab_size} entries, the embedding {vocab_size} rows",
+            next=f"--set model.vocab_size={tokenizer.vocab_size}, or use --set data.tokenizer=auto",
+        )
+    return tokenizer
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer that `save` wrote, or a user's tokenizer.json (the file or a folder that holds it)."""
+    path = Path(path).expanduser()
+    if (path / DESCRIPTION).is_file():
+        return _load_saved(path)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(
+            "there is no tokenizer here",
+            where=str(path),
+            next="give a tokenizer.json, a folder that holds one, or auto or bytes",
+        )
+    from torchstone.data.tokenizer_file import FileTokenizer
+
+    return FileTokenizer.load(file)
+
+
+def _load_saved(folder: Path) -> Tokenizer:
+    description = read_description(folder)
+    if description.get("kind") == "bytes":
+        return _byte_tokenizer()
+    if description.get("kind") == "bpe":
+        from torchstone.data.bpe import BytePairTokenizer
+
+        return BytePairTokenizer.load(folder)
+    if description.get("kind") == "file":
+        from torchstone.data.tokenizer_file import FileTokenizer
+
+        return FileTokenizer.load(folder / "tokenizer.json")
+    raise DataError(
+        f"{DESCRIPTION} names no kind of tokenizer that this version knows",
+        where=str(folder),
+        why=f"it says kind={description.get('kind')!r}",
+    )
+
+
+def _trained(corpus: Corpus, vocab_size: int, cache_dir: Path | None) -> Tokenizer:
+    from torchstone.data.bpe import BytePairTokenizer, train_bpe, training_recipe
+
+    recipe = training_recipe(vocab_size)
+    folder = (
+        cache_folder(cache_dir) / "tokenizers" / cache_key({"text": corpus.content_hash("train"), **recipe})
+    )
+    if (folder / DESCRIPTION).is_file():
+        try:
+            read_description(folder)
+            return BytePairTokenizer.load(folder)
+        except DataError as damage:
+            log.warning("the cached tokenizer is damaged and will be trained again: %s", damage)
+    tokenizer = train_bpe((document.text for document in corpus.documents("train")), vocab_size)
+    if tokenizer.vocab_size < vocab_size:
+        log.info("the text yields %d of %d tokens", tokenizer.vocab_size, vocab_size)
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def _byte_tokenizer() -> Tokenizer:
+    from torchstone.data.byte_tokenizer import ByteTokenizer
+
+    return ByteTokenizer()

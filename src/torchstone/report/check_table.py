@@ -13,6 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from torchstone.report.inert import inert
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -32,12 +34,12 @@ def _lines(checks: list[dict[str, Any]]) -> Table:
     table.add_column("finding", overflow="fold")
     for check in checks:
         style = STYLES[check["status"]]
-        finding = Text(check["summary"])
+        finding = Text(inert(check["summary"]))
         if check["status"] in ("skip", "error") and check.get("why"):
-            finding.append(f" ({check['why']})", style="dim")
+            finding.append(f" ({inert(check['why'])})", style="dim")
         if check.get("module"):
-            finding.append(f" [{check['module']}]", style="bold")
-        table.add_row(Text(check["status"].upper(), style=style), Text(check["id"]), finding)
+            finding.append(f" [{inert(check['module'])}]", style="bold")
+        table.add_row(Text(check["status"].upper(), style=style), Text(inert(check["id"])), finding)
     return table
 
 
@@ -55,7 +57,7 @@ def _hints(checks: list[dict[str, Any]]) -> list[RenderableType]:
     for status in ("fail", "error", "warn"):
         for check in checks:
             if check["status"] == status and check.get("hint"):
-                where = f" in {check['module']}" if check.get("module") else ""
-                lines.append(Text(f"{check['id']}{where}:", style=STYLES[status]))
-                lines.append(Padding(Text(check["hint"]), (0, 0, 0, 2)))
+                where = f" in {inert(check['module'])}" if check.get("module") else ""
+                lines.append(Text(f"{inert(check['id'])}{where}:", style=STYLES[status]))
+                lines.append(Padding(Text(inert(check["hint"])), (0, 0, 0, 2)))
     return lines

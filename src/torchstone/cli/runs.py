@@ -1,0 +1,150 @@
+"""`torchstone runs`: what is in the experiment store. Reads only; leaves the disk as it was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from torchstone._errors import UsageError
+from torchstone.cli.session import Json, Quiet, Verbose, console, print_json, start_logging
+
+if TYPE_CHECKING:
+    from torchstone.tracking.store import Store
+
+app = typer.Typer(help="List, show and compare runs; find the best one.", no_args_is_help=True)
+
+Where = Annotated[
+    str | None,
+    typer.Option("--store", metavar="PATH", help="The store; default TORCHSTONE_STORE, else runs/store.db."),
+]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run id, or the unique beginning of one.")]
+
+
+@app.command("list")
+def list_runs(
+    kind: Annotated[str | None, typer.Option("--kind", help="Only runs of this kind: train, check.")] = None,
+    limit: Annotated[int, typer.Option("--limit", help="At most so many, newest first.", min=1)] = 20,
+    store: Where = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """List runs, newest first.
+
+    Example:  torchstone runs list --kind train --limit 5
+    """
+    start_logging(quiet, verbose)
+    from torchstone.report.run_info import live_status
+
+    with _open(store) as opened:
+        runs = opened.runs(kind=kind, limit=limit)
+        last = opened.last_values([run.run_id for run in runs])
+    if as_json:
+        records = [
+            _without_config(run.to_dict())
+            | {"status": live_status(run), "last": {key: row.value for key, row in last[run.run_id].items()}}
+            for run in runs
+        ]
+        print_json({"schema": "torchstone.runs/1", "runs": records})
+        return 0
+    from torchstone.report.run_table import runs_table
+
+    console().print(runs_table(runs, last) if runs else "no runs yet; try:  torchstone train zoo:gpt-nano")
+    return 0
+
+
+@app.command("show")
+def show(
+    run: Run, store: Where = None, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = 0
+) -> int:
+    """Show one run: facts, curves, its check report.
+
+    Example:  torchstone runs show 20260131
+    """
+    start_logging(quiet, verbose)
+    from torchstone.report.run_info import run_info
+
+    with _open(store) as opened:
+        info = run_info(opened, run)
+        report = opened.check_report(info.run.run_id)
+    if as_json:
+        print_json(info.to_dict() | {"checks": report})
+        return 0
+    from torchstone.report.check_table import check_table
+    from torchstone.report.run_table import run_card
+
+    screen = console()
+    screen.print(run_card(info))
+    if report:
+        screen.print(check_table(report))
+    return 0
+
+
+@app.command("compare")
+def compare_runs(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Two or more runs.")],
+    store: Where = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Compare runs: what differs in their configuration, and where each metric ended.
+
+    Example:  torchstone runs compare 20260131-1200 20260131-1215
+    """
+    start_logging(quiet, verbose)
+    if len(runs) < 2:
+        raise UsageError("one run cannot be compared", next="name two or more: torchstone runs compare A B")
+    from torchstone.report.compare import compare
+
+    with _open(store) as opened:
+        comparison = compare(opened, runs)
+    if as_json:
+        print_json(comparison.to_dict())
+        return 0
+    from torchstone.report.run_table import comparison_table
+
+    console().print(comparison_table(comparison))
+    return 0
+
+
+@app.command("best")
+def best(
+    metric: Annotated[str, typer.Option("--metric", help="The metric that decides.")] = "val/loss",
+    mode: Annotated[
+        str | None, typer.Option("--mode", help="min or max; default: by the kind of metric.")
+    ] = None,
+    store: Where = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Find the run with the best value of a metric at any step.
+
+    Example:  torchstone runs best --metric val/accuracy --mode max
+    """
+    start_logging(quiet, verbose)
+    if mode not in (None, "min", "max"):
+        raise UsageError(f"--mode {mode!r} is neither min nor max", next="--mode min or --mode max")
+    from torchstone.report.compare import best_run
+    from torchstone.report.numbers import number
+
+    with _open(store) as opened:
+        found = best_run(opened, metric, "max" if mode == "max" else "min" if mode else None)
+    if as_json:
+        print_json({"schema": "torchstone.best/1", **found})
+    else:
+        value, step = number(found["value"]), number(found["step"])
+        console().print(f"{found['run_id']}  {metric} {value} at step {step}", markup=False)
+    return 0
+
+
+def _open(where: str | None) -> Store:
+    from torchstone.tracking.store import Store
+
+    return Store.open(where, readonly=True)
+
+
+def _without_config(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "config"}

@@ -1,0 +1,100 @@
+"""Runs for people at a terminal: the list, one run, several side by side. It only draws, with rich."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from torchstone.report.compare import Comparison
+from torchstone.report.inert import inert
+from torchstone.report.numbers import duration, number
+from torchstone.report.run_info import RunInfo, live_status
+from torchstone.report.terminal import sparkline
+from torchstone.tracking.rows import MetricRow, RunRow, iso
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+STYLES = {
+    "completed": "green",
+    "running": "cyan",
+    "interrupted": "yellow",
+    "killed": "yellow",
+    "failed": "red",
+}
+
+
+def runs_table(runs: Sequence[RunRow], last: Mapping[str, Mapping[str, MetricRow]]) -> RenderableType:
+    """One line per run, newest first."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    table.add_column("kind")
+    table.add_column("status")
+    table.add_column("step", justify="right")
+    table.add_column("train/loss", justify="right")
+    table.add_column("val/loss", justify="right")
+    table.add_column("age", justify="right", no_wrap=True)
+    for run in runs:
+        values = last[run.run_id]
+        table.add_row(
+            _text(run.run_id),
+            _text(run.kind),
+            _status(live_status(run)),
+            number(max((row.step for row in values.values()), default=None)),
+            *(number(values[key].value) if key in values else "" for key in ("train/loss", "val/loss")),
+            duration(max(0.0, time.time() - run.started)),
+        )
+    return table
+
+
+def run_card(info: RunInfo) -> RenderableType:
+    """The facts of one run and a sparkline per metric."""
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_row("run", _text(info.run.run_id))
+    facts.add_row("folder", _text(info.run.run_dir))
+    facts.add_row("started", iso(info.run.started))
+    for name, value in info.summary():
+        facts.add_row(name, _status(value) if name == "status" else _text(value))
+    curves = Table(box=None, pad_edge=False)
+    for column in ("metric", "course", "last", "points"):
+        curves.add_column(column, justify="right" if column in ("last", "points") else "left")
+    for key, series in info.series.items():
+        curves.add_row(
+            _text(key), sparkline(series.values), number(series.values[-1]), number(len(series.steps))
+        )
+    return Group(facts, Text(), curves) if info.series else facts
+
+
+def comparison_table(comparison: Comparison) -> RenderableType:
+    """Differences of configuration, then metrics; the best of each metric is marked with a star."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", overflow="fold")
+    for run in comparison.runs:
+        table.add_column(_text(run.run_id), overflow="fold")
+    table.add_row("status", *(_status(status) for status in comparison.statuses))
+    for key, values in comparison.differences.items():
+        table.add_row(_text(key), *(_text("-" if value is None else number(value)) for value in values))
+    for place, (key, metric) in enumerate(comparison.metrics.items()):
+        best = comparison.best(key)
+        cells = [
+            "-" if value is None else number(value) + (" *" if column == best else "")
+            for column, value in enumerate(metric)
+        ]
+        if place == 0:
+            table.add_section()
+        table.add_row(_text(key), *cells)
+    note = "config: only what differs; metrics: last value, * marks the best"
+    return Group(table, Text(note, style="dim"))
+
+
+def _text(value: object) -> Text:
+    return Text(inert(value))
+
+
+def _status(status: str) -> Text:
+    return Text(status, style=STYLES.get(status, "default"))

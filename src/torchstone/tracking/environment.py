@@ -1,0 +1,120 @@
+"""What a run ran on: versions, devices, the commit and what was changed since; kept as `environment.json`.
+
+Environment variables are never kept, and secrets are taken out of the command line and of the diff. Torch is
+described but not imported: who has not loaded it gets its version only.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from torchstone._files import sha256_bytes
+from torchstone._version import __version__
+from torchstone.tracking.scrub import scrub, scrub_arguments
+
+DIFF_LIMIT = 100_000
+PACKAGES = (
+    "numpy",
+    "safetensors",
+    "tokenizers",
+    "transformers",
+    "sqlalchemy",
+    "pydantic",
+    "matplotlib",
+    "triton",
+)
+
+
+def snapshot(folder: Path | None = None) -> dict[str, Any]:
+    """The record of this process and machine; `folder` is where the user's code lies (default: here)."""
+    return {
+        "schema": "torchstone.environment/1",
+        "torchstone": __version__,
+        "command": scrub_arguments(sys.argv),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: found for name in PACKAGES if (found := version_of(name))},
+        "torch": _torch(),
+        "cpu": {"model": cpu_model(), "cores": usable_cores(), "threads": os.cpu_count()},
+        "memory_bytes": psutil.virtual_memory().total,
+        "git": _git(folder or Path.cwd()),
+    }
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which in a container are fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _torch() -> dict[str, Any]:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {"version": version_of("torch"), "loaded": False}
+    devices = []
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            about = torch.cuda.get_device_properties(index)
+            devices.append({"name": about.name, "memory_bytes": about.total_memory})
+    return {
+        "version": str(torch.__version__),
+        "loaded": True,
+        "cuda": torch.version.cuda,
+        "rocm": getattr(torch.version, "hip", None),
+        "threads": torch.get_num_threads(),
+        "devices": devices,
+    }
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    commit = _ask_git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    diff = _ask_git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv") or b""
+    untracked = (_ask_git(folder, "ls-files", "--others", "--exclude-standard") or b"").decode(
+        errors="replace"
+    )
+    return {
+        "commit": commit.decode().strip(),
+        "dirty": bool(diff),
+        # The hash is of the whole diff as git gave it; the text is for people, shortened and scrubbed.
+        "diff_sha256": sha256_bytes(diff) if diff else None,
+        "diff": scrub(diff.decode("utf-8", errors="replace"))[:DIFF_LIMIT],
+        "diff_cut": len(diff) > DIFF_LIMIT,
+        "untracked": untracked.splitlines()[:100],
+    }
+
+
+def _ask_git(folder: Path, *arguments: str) -> bytes | None:
+    # A repository may name a program to run on every status (fsmonitor); a snapshot must not start it.
+    command = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments]
+    try:
+        answer = subprocess.run(command, capture_output=True, timeout=10, check=False)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout if answer.returncode == 0 else None

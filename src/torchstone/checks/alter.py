@@ -1,4 +1,4 @@
-"""The same architecture with other weights: every trainable weight gets a little noise, in place, and comes back.
+"""The same architecture with other weights: trainable weights get a little noise, in place.
 
 A path that is closed by a weight of zero (a gate, a zero-initialised projection) opens, so that a probe
 sees what the architecture allows and not only what today's weights show.

@@ -48,16 +48,18 @@ def find_guilty(
     view: View,
     relative_limit: float,
     prepare: Callable[[], Any] = lambda: None,
+    same_shapes: bool = True,
 ) -> Guilty | None:
     """The first module, innermost, that turns agreeing inputs into disagreeing outputs, if any.
 
-    `prepare` runs before each pass, while no hook is on.
+    `prepare` runs before each pass, while no hook is on. Where the passes have tensors of different shapes on
+    purpose, `same_shapes=False` leaves all comparison to `view`.
     """
     prepare()
     clean = _record(module, run_clean)
     prepare()
     changed = _record(module, run_changed)
-    return _judge(module, clean, changed, view, relative_limit)
+    return _judge(module, clean, changed, view, relative_limit, same_shapes)
 
 
 def difference(a: Tensor, b: Tensor) -> float:
@@ -83,21 +85,21 @@ def scale_of(tensor: Tensor) -> float:
     return float(finite.max()) if finite.numel() else 1.0
 
 
-def past_view(cut: int, rows: int, length: int) -> View:
-    """Positions before `cut` of tensors that have a token axis of `length`, or `rows * length` flattened."""
+def past_view(cut: int, rows: int, length: int, start: int = 0) -> View:
+    """Positions `start:cut` of tensors that have a token axis of `length`, or `rows * length` flattened."""
 
     def view(tensor: Tensor, is_input: bool) -> list[Tensor]:
         axes = [axis for axis, size in enumerate(tensor.shape) if size == length]
         if axes:
-            part = tensor.narrow(axes[0], 0, cut)
+            part = tensor.narrow(axes[0], start, cut - start)
             # Scores (T, T): inputs must agree as whole rows, outputs only where they look at the past.
             if len(axes) > 1 and not is_input:
-                part = part.narrow(axes[1], 0, cut)
+                part = part.narrow(axes[1], start, cut - start)
             return [part]
         if rows > 1 and tensor.dim() and tensor.shape[0] == rows * length:
             # Flattened (B T) or (T B); the reading that agrees is the right one.
-            batch_first = tensor.reshape(rows, length, *tensor.shape[1:]).narrow(1, 0, cut)
-            time_first = tensor.reshape(length, rows, *tensor.shape[1:]).narrow(0, 0, cut)
+            batch_first = tensor.reshape(rows, length, *tensor.shape[1:]).narrow(1, start, cut - start)
+            time_first = tensor.reshape(length, rows, *tensor.shape[1:]).narrow(0, start, cut - start)
             return [batch_first, time_first]
         return [tensor] if is_input else []
 
@@ -167,13 +169,18 @@ def _copies(values: Any) -> list[Tensor]:
 
 
 def _judge(
-    module: nn.Module, clean: list[_Call], changed: list[_Call], view: View, relative_limit: float
+    module: nn.Module,
+    clean: list[_Call],
+    changed: list[_Call],
+    view: View,
+    relative_limit: float,
+    same_shapes: bool,
 ) -> Guilty | None:
     modules = dict(module.named_modules())
     suspects: dict[int, float] = {}
     for place, pair in _pairs(clean, changed):
-        if _agree(pair[0].inputs, pair[1].inputs, view, True, relative_limit)[0]:
-            same, gap = _agree(pair[0].outputs, pair[1].outputs, view, False, relative_limit)
+        if _agree(pair[0].inputs, pair[1].inputs, view, True, relative_limit, same_shapes)[0]:
+            same, gap = _agree(pair[0].outputs, pair[1].outputs, view, False, relative_limit, same_shapes)
             if not same:
                 suspects[place] = gap
     # Every caller of a guilty module looks guilty too; the innermost is meant.
@@ -207,18 +214,23 @@ def _pairs(clean: list[_Call], changed: list[_Call]) -> Iterator[tuple[int, tupl
 
 
 def _agree(
-    clean: list[Tensor], changed: list[Tensor], view: View, is_input: bool, relative_limit: float
+    clean: list[Tensor],
+    changed: list[Tensor],
+    view: View,
+    is_input: bool,
+    relative_limit: float,
+    same_shapes: bool,
 ) -> tuple[bool, float]:
     if len(clean) != len(changed):
         return not is_input, 0.0
     worst = 0.0
     for a, b in zip(clean, changed, strict=True):
-        if a.shape != b.shape:
+        if same_shapes and a.shape != b.shape:
             # A data-dependent shape (tokens routed to an expert) says nothing about an output.
             if is_input:
                 return False, math.inf
             continue
-        readings = list(zip(view(a, is_input), view(b, is_input), strict=True))
+        readings = list(zip(view(a, is_input), view(b, is_input), strict=same_shapes))
         if not readings:
             continue
         gap = min(difference(mine, other) for mine, other in readings)

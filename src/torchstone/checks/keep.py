@@ -30,13 +30,15 @@ class Kept:
         self._containers: list[tuple[str, Any, list[Any]]] = []
         self._tensors: list[tuple[str, Tensor, Tensor, Tensor | None, bool]] = []
         self._seen: set[int] = set()
+        self._registered = {id(each) for each in module.modules()}
         for name, each in module.named_modules():
-            self._keep(name, each, 0)
+            self._hold(name, each, 0)
 
     def restore(self) -> None:
         """Put everything back. Values are written only where they differ."""
         for _, holder, attributes in self._holders:
-            if vars(holder) != attributes or list(vars(holder)) != list(attributes):
+            now = list(vars(holder).items())
+            if len(now) != len(attributes) or not all(map(_identical, now, attributes.items())):
                 vars(holder).clear()
                 vars(holder).update(attributes)
         for _, container, content in self._containers:
@@ -93,11 +95,15 @@ class Kept:
         elif isinstance(value, tuple):
             for place, each in enumerate(value):
                 self._keep(_join(path, place), each, depth + 1)
-        elif _has_state(value):
-            self._seen.add(id(value))
-            self._holders.append((path, value, dict(vars(value))))
-            for name, each in list(vars(value).items()):
-                self._keep(_join(path, name), each, depth + 1)
+        elif _has_state(value) and id(value) not in self._registered:
+            # A module in a plain list starts anew: it is as deep as any other.
+            self._hold(path, value, 0 if isinstance(value, nn.Module) else depth)
+
+    def _hold(self, path: str, holder: Any, depth: int) -> None:
+        self._seen.add(id(holder))
+        self._holders.append((path, holder, dict(vars(holder))))
+        for name, each in list(vars(holder).items()):
+            self._keep(_join(path, name), each, depth + 1)
 
 
 _ABSENT = object()

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchstone import __version__
 from torchstone._errors import UsageError
 from torchstone._optional import require
 from torchstone._registry import suggest
+from torchstone._version import __version__
 from torchstone.tracking.records import CheckResult
 from torchstone.tracking.records import verdict as worst
 

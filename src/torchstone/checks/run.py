@@ -159,7 +159,7 @@ def _planned(chosen: list[Check], config: CheckJob) -> CheckReport:
 def _open(
     model: Any, config: Any, task: Any, seed: int
 ) -> tuple[nn.Module, dict[str, Any], Callable[[], Any]]:
-    """The module, what is known of where it came from, and how to get its adapter (which probes the module)."""
+    """The module, where it came from, and how to get its adapter (which probes the module)."""
     from torchstone.adapt.adapter import adapt
 
     if isinstance(model, (str, Path)):

@@ -19,17 +19,15 @@ if TYPE_CHECKING:
     from torchstone.checks.streams import Stream
 
 
-def some_siblings_keep_the_past(probe: Probe, stream: Stream, leak: Any, guilty: Guilty) -> bool:
+def some_siblings_keep_the_past(probe: Probe, stream: Stream, cut: int, guilty: Guilty) -> bool:
     """Whether a module of the guilty one's class maps equal pasts to equal pasts."""
     siblings = [
         each
         for each in probe.context.module.modules()
         if type(each) is type(guilty.module) and each is not guilty.module
     ]
-    inputs = _inputs_of(probe, siblings, leak.clean)
-    return any(
-        _keeps(probe, stream, each, *inputs[each], max(leak.cut, 1)) for each in siblings if each in inputs
-    )
+    inputs = _inputs_of(probe, siblings, stream.batch)
+    return any(_keeps(probe, stream, each, *inputs[each], max(cut, 1)) for each in siblings if each in inputs)
 
 
 def _inputs_of(probe: Probe, modules: list[nn.Module], batch: Any) -> dict[nn.Module, tuple[Any, Any]]:

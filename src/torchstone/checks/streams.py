@@ -1,4 +1,4 @@
-"""The sequence that a leak check disturbs, and how positions of the output stand to positions of the input."""
+"""The sequence that a leak check disturbs, and where its positions show in the output."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class Stream:
     batch: Batch
     name: str
     """Natural name of the entry: `input_ids`, `decoder_input_ids` or `inputs_embeds`."""
+    start: int = 0
+    """First position that counts; above zero when a mask hides padding on the left."""
     offset: int = 0
     """Output position minus input position; above zero when the model puts tokens of its own in front."""
 
@@ -50,17 +52,22 @@ class Stream:
 
     def past(self, main: Tensor, cut: int) -> Tensor:
         """Outputs that must not know positions from `cut` on."""
-        return main[:, : cut + self.offset]
+        return main[:, self.start + self.offset if self.start else 0 : cut + self.offset]
 
     def future(self, main: Tensor, cut: int) -> Tensor:
         return main[:, cut + self.offset :]
 
     def view(self, cut: int) -> View:
         """The same cut for every tensor inside the model."""
-        plain = past_view(cut, self.rows, self.length)
+        plain = past_view(cut, self.rows, self.length, self.start)
         if not self.offset:
             return plain
-        longer = past_view(cut + self.offset, self.rows, self.length + self.offset)
+        longer = past_view(
+            cut + self.offset,
+            self.rows,
+            self.length + self.offset,
+            self.start + self.offset if self.start else 0,
+        )
 
         def either(tensor: Tensor, is_input: bool) -> list[Tensor]:
             has_longer = any(size == self.length + self.offset for size in tensor.shape)
@@ -70,7 +77,7 @@ class Stream:
 
 
 def read_stream(context: Context, probe: Probe, length: int, rows: int) -> Stream | str:
-    """The stream of `length` positions, or the reason why its positions cannot be told apart in the output."""
+    """The stream of `length` positions, or the reason why the output does not show its positions."""
     decoder = context.signature.has("decoder_ids")
     name = "decoder_input_ids" if decoder else context.primary
     batch = context.batch(rows, length=length)
@@ -98,7 +105,7 @@ def shown(output: Output) -> Tensor:
 
 
 def other_values(context: Context, values: Tensor, seed: int) -> Tensor:
-    """Valid values of the same shape that differ from `values` at every place, if the vocabulary allows it."""
+    """Valid values of the same shape that differ from `values` everywhere, if the vocabulary allows."""
     rows, length = values.shape[:2]
     if values.is_floating_point():
         generator = torch.Generator().manual_seed(context.seed * 7919 + seed)

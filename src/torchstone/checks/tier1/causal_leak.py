@@ -1,16 +1,16 @@
 """causal-leak: no output may know a token that comes after it.
 
 Tokens from a cut on are replaced by other valid ones, in float64; outputs before the cut must stay as they
-are. Then the same with a mask, with other labels, with the sequence cut short, in training mode, and with noise on
-the weights, which opens paths that a zero weight closes. The guilty module is the one whose inputs agree on
-the past and whose outputs do not.
+are. Then the same with a mask, with other labels, with the sequence cut short, in training mode, and with
+noise on the weights, which opens paths that a zero weight closes. The guilty module is the one whose inputs
+agree on the past and whose outputs do not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from torchstone.tracking.records import CheckResult
 
 _HINT = (
-    "mask scores of later positions before the softmax (is_causal=True, or a lower-triangular mask), and let no "
-    "mean, convolution or norm run over the token axis"
+    "mask scores of later positions before the softmax (is_causal=True, or a lower-triangular mask), "
+    "and let no mean, convolution or norm run over the token axis"
 )
 
 
@@ -41,7 +41,7 @@ class Leak:
     cut: int
     difference: float
     limit: float
-    clean: Batch
+    clean: Stream
     changed: Batch
     by_labels: bool = False
     reshaped: bool = False
@@ -60,22 +60,22 @@ def causal_leak(context: Context) -> CheckResult:
         if not bool(torch.isfinite(main).any()):
             return context.skipped("the outputs are not finite; see numerical-stability")
         if kind != "seq2seq" and (leak := _by_labels(probe, stream, main)):
-            return _convict(context, probe, stream, leak, certain=True)
+            return _convict(context, probe, leak, certain=True)
         if not looks_back:
             return context.skipped(f"task is {kind}")
         if noise_floor(probe, stream.batch) > probe.limit(main):
             return context.skipped("two equal calls differ; see state-leak and eval-determinism")
         heard = [0.0]
         for leak in _leaks(probe, stream, main, heard):
-            return _convict(context, probe, stream, leak, certain)
+            return _convict(context, probe, leak, certain)
         with noised(context):
             opened = shown(probe.run(stream.batch))
             if bool(torch.isfinite(opened).all()):
                 cuts = _few(context.plan.cuts)
                 for leak in _by_content(probe, stream, opened, cuts, "with noise on the weights", []):
-                    return _convict(context, probe, stream, leak, certain, closed=True)
+                    return _convict(context, probe, leak, certain, closed=True)
                 for leak in _by_gradient(context, probe, stream, cuts[:2]):
-                    return _convict(context, probe, stream, leak, certain, closed=True)
+                    return _convict(context, probe, leak, certain, closed=True)
         return _acquit(context, probe, stream, main, heard[0])
 
 
@@ -87,12 +87,12 @@ def _leaks(probe: Probe, stream: Stream, main: Tensor, heard: list[float]) -> It
     if not probe.random:
         yield from _by_length(probe, stream, main, _few(cuts))
     if context.signature.has("mask") and stream.name == context.primary:
-        for how, mask in _masks(stream):
-            masked = stream.with_entries(attention_mask=mask)
+        for masked, how in _masked(stream):
             reference = shown(probe.run(masked.batch))
-            yield from _by_content(probe, masked, reference, _few(cuts), how, [])
+            later = tuple(cut for cut in cuts if cut > masked.start)
+            yield from _by_content(probe, masked, reference, _few(later), how, [])
     if stream.rows > 1:
-        alone = Stream({**stream.batch, **_first_row(stream.batch)}, stream.name, stream.offset)
+        alone = replace(stream, batch={**stream.batch, **_first_row(stream.batch)})
         yield from _by_content(probe, alone, shown(probe.run(alone.batch)), _few(cuts), "with one row", [])
 
 
@@ -108,7 +108,7 @@ def _by_content(
         heard.append(difference(stream.future(main, cut), stream.future(changed, cut)))
         gap = difference(stream.past(main, cut), stream.past(changed, cut))
         if gap > limit:
-            yield Leak(how, cut, gap, limit, stream.batch, batch)
+            yield Leak(how, cut, gap, limit, stream, batch)
     heard[:] = [max(heard, default=0.0)]
 
 
@@ -124,7 +124,7 @@ def _by_length(probe: Probe, stream: Stream, main: Tensor, cuts: tuple[int, ...]
             continue
         gap = difference(stream.past(main, cut), shorter)
         if gap > limit:
-            yield Leak("when the sequence grows", cut, gap, limit, stream.batch, batch, reshaped=True)
+            yield Leak("when the sequence grows", cut, gap, limit, stream, batch, reshaped=True)
 
 
 def _by_labels(probe: Probe, stream: Stream, main: Tensor) -> Leak | None:
@@ -144,11 +144,15 @@ def _by_labels(probe: Probe, stream: Stream, main: Tensor) -> Leak | None:
     if first.shape != second.shape or first.dim() < 2:
         return None
     gap, limit = difference(first, second), probe.limit(first)
-    return Leak("through the labels", 0, gap, limit, clean, changed, by_labels=True) if gap > limit else None
+    return (
+        Leak("through the labels", 0, gap, limit, replace(stream, batch=clean), changed, by_labels=True)
+        if gap > limit
+        else None
+    )
 
 
 def _by_gradient(context: Context, probe: Probe, stream: Stream, cuts: tuple[int, ...]) -> Iterator[Leak]:
-    """d(output before the cut) / d(embedding after it) must be zero: sees paths too faint for a difference."""
+    """d(output before the cut) / d(embedding after it) must be zero, however faint the path."""
     if not probe.exact or stream.values.is_floating_point():
         return
     for cut in cuts:
@@ -170,7 +174,7 @@ def _by_gradient(context: Context, probe: Probe, stream: Stream, cuts: tuple[int
         if gap > limit:
             others = other_values(context, stream.values, seed=cut)
             changed = stream.replaced(changed_from(stream.values, others, cut))
-            yield Leak("in the gradient", cut, gap, limit, stream.batch, changed)
+            yield Leak("in the gradient", cut, gap, limit, stream, changed)
 
 
 def shown_with_graph(probe: Probe, stream: Stream) -> Tensor:
@@ -201,18 +205,17 @@ def _embedded(module: nn.Module, ids: Tensor) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-def _convict(
-    context: Context, probe: Probe, stream: Stream, leak: Leak, certain: bool, closed: bool = False
-) -> CheckResult:
-    view = whole_view if leak.by_labels else stream.view(max(leak.cut, 1))
-    guilty = None if leak.reshaped else probe.guilty(leak.clean, leak.changed, view)
+def _convict(context: Context, probe: Probe, leak: Leak, certain: bool, closed: bool = False) -> CheckResult:
+    view = whole_view if leak.by_labels else leak.clean.view(max(leak.cut, 1))
+    guilty = None if leak.reshaped else probe.guilty(leak.clean.batch, leak.changed, view)
     name = guilty.name if guilty else None
     details: dict[str, Any] = {
-        "cut": leak.cut, "how": leak.how or "other tokens after the cut", "length": stream.length,
+        "cut": leak.cut, "how": leak.how or "other tokens after the cut", "length": leak.clean.length,
         "precision": "float64" if probe.exact else "as it is", "kind": guilty.kind if guilty else None,
     }  # fmt: skip
     fields: dict[str, Any] = {
-        "measured": leak.difference, "limit": leak.limit, "unit": "max abs", "module": name, "details": details,
+        "measured": leak.difference, "limit": leak.limit, "unit": "max abs",
+        "module": name, "details": details,
     }  # fmt: skip
     where = f" ({name})" if name else ""
     if leak.by_labels:
@@ -221,8 +224,13 @@ def _convict(
             hint="use labels only to compute the loss, after the logits are finished",
             **fields,
         )
-    if not certain and guilty and not some_siblings_keep_the_past(probe, stream, leak, guilty):
+    if not certain and guilty and not some_siblings_keep_the_past(probe, leak.clean, leak.cut, guilty):
         details["reasons"] = list(context.adapter.guess.reasons)
+        if context.task.kind != "causal-lm":
+            return context.skipped(
+                f"task is {context.task.kind} (guessed; every layer looks ahead, as encoders do)",
+                details=details,
+            )
         return context.warned(
             f"every layer looks ahead{where}: right for an encoder, a leak if this is to be a causal model",
             hint="say what it is with task='causal-lm' or task='encoder'",
@@ -231,7 +239,7 @@ def _convict(
     if closed:
         details["closed_by_zero_weight"] = True
         return context.failed(
-            f"a path from later tokens to earlier outputs exists{where}; a weight of (nearly) zero closes it now",
+            f"a path from later tokens to earlier outputs exists{where}; a weight near zero closes it",
             hint=_HINT,
             **fields,
         )
@@ -287,11 +295,18 @@ def _in_training(context: Context, stream: Stream) -> tuple[str, float, float] |
     return (guilty.name, gap, limit) if guilty else None
 
 
-def _masks(stream: Stream) -> list[tuple[str, Tensor]]:
+def _masked(stream: Stream) -> list[tuple[Stream, str]]:
     ones = torch.ones(stream.values.shape[:2], dtype=torch.long, device=stream.values.device)
+    hidden = stream.length // 5
     padded = ones.clone()
-    padded[:, : max(1, stream.length // 5)] = 0
-    return [("with a mask of ones", ones), ("with a mask that hides padding on the left", padded)]
+    padded[:, :hidden] = 0
+    return [
+        (stream.with_entries(attention_mask=ones), "with a mask of ones"),
+        (
+            replace(stream.with_entries(attention_mask=padded), start=hidden),
+            "with padding hidden on the left",
+        ),
+    ]
 
 
 def _first_row(batch: Batch) -> Batch:

@@ -1,0 +1,172 @@
+"""position-limit: the model works up to the length that it promises, and is clear about one token more.
+
+At the limit it must run and stay finite. Beyond it an error is clear, and so is a model whose positions have
+no table. Silent garbage is not: positions that are clamped or wrapped around, outputs that are cut short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from torchstone.checks.probe import Probe
+from torchstone.checks.registry import CHECKS, Check
+from torchstone.checks.streams import shown
+
+if TYPE_CHECKING:
+    from torchstone.checks.context import Context
+    from torchstone.tracking.records import CheckResult
+
+_REFUSALS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError, KeyError)
+
+
+def position_limit(context: Context) -> CheckResult:
+    limit = context.facts.max_seq_len
+    if not context.takes_tokens:
+        return context.skipped(f"the input is {context.primary}, not tokens")
+    if limit is None:
+        return context.skipped("neither the configuration nor a table says how long a sequence may be")
+    if limit > context.plan.longest:
+        return context.skipped(
+            f"a pass of {limit} tokens is beyond the budget (up to {context.plan.longest}); raise --budget"
+        )
+    details: dict[str, Any] = {"limit": limit, "source": context.facts.max_seq_len_source}
+    with context.mode(train=False):
+        probe = Probe(context, exact=False)
+        works, why, _ = _try(context, probe, limit)
+        if not works:
+            return _short(context, probe, limit, why, details)
+        if context.device.type != "cpu":
+            return context.passed(
+                f"{limit} tokens work; beyond that an accelerator would abort, so it was not asked",
+                measured=float(limit), limit=float(limit), unit="tokens", details=details,
+            )  # fmt: skip
+        beyond, why, positions = _try(context, probe, limit + 1)
+        details["one more"] = why or "works"
+        if beyond and (kind := _garbage(positions, limit)):
+            name, how = kind
+            return context.warned(
+                f"{limit + 1} tokens are taken in silence, their positions {how} ({name})",
+                measured=float(limit + 1), limit=float(limit), unit="tokens", module=name, details=details,
+                hint="raise an error for more tokens than there are positions",
+            )  # fmt: skip
+        if not beyond and why.startswith("silently"):
+            return context.warned(
+                f"{limit + 1} tokens are taken, {why}",
+                measured=float(limit + 1), limit=float(limit), unit="tokens", details=details,
+                hint="raise an error for more tokens than there are positions",
+            )  # fmt: skip
+        says = "more are taken, positions go on" if beyond else "one more is refused"
+        return context.passed(
+            f"{limit} tokens work, {says}",
+            measured=float(limit), limit=float(limit), unit="tokens", details=details,
+        )  # fmt: skip
+
+
+def _short(context: Context, probe: Probe, limit: int, why: str, details: dict[str, Any]) -> CheckResult:
+    """It fails at its own limit: off by one, or by more?"""
+    details["at the limit"] = why
+    tables = [
+        (name, each.num_embeddings)
+        for name, each in context.module.named_modules()
+        if isinstance(each, nn.Embedding) and 0 < limit - each.num_embeddings <= 4
+    ]
+    name = tables[0][0] if tables else None
+    works = _longest(context, probe, limit)
+    details["longest that works"] = works
+    off = "off by one: " if works == limit - 1 else ""
+    return context.failed(
+        f"{off}the model promises {limit} tokens and works up to {works}",
+        measured=float(works), limit=float(limit), unit="tokens", module=name, details=details,
+        hint="give the position table a row for each promised token, counted from its first position",
+    )  # fmt: skip
+
+
+def _longest(context: Context, probe: Probe, limit: int) -> int:
+    """Bisection between what works and what does not; the neighbour below is asked first."""
+    if _try(context, probe, limit - 1)[0]:
+        return limit - 1
+    works, fails = 0, limit - 1
+    while fails - works > 1:
+        middle = (works + fails) // 2
+        if _try(context, probe, middle)[0]:
+            works = middle
+        else:
+            fails = middle
+    return works
+
+
+def _try(context: Context, probe: Probe, length: int) -> tuple[bool, str, dict[str, Tensor]]:
+    """Whether a pass of `length` tokens works, why not, and the positions that tables were asked for."""
+    if length < 1:
+        return False, "no tokens", {}
+    batch = context.batch(1, length=length)
+    try:
+        with _asked(context.module, batch[context.primary]) as asked:
+            main = shown(probe.run(batch))
+    except _REFUSALS as error:
+        return (
+            False,
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120] if str(error) else ''}",
+            {},
+        )
+    if not bool(torch.isfinite(main).all()):
+        return False, "the output is not finite", asked
+    decodes = context.signature.has("decoder_ids")
+    shorter = shown(probe.run(context.batch(1, length=max(1, length // 2))))
+    per_token = main.dim() >= 3 and shorter.dim() >= 3 and shorter.shape[1] >= max(1, length // 2) > 1
+    if per_token and not decodes and main.shape[1] < length:
+        return False, f"silently cut to {main.shape[1]} positions", asked
+    return True, "", asked
+
+
+@contextmanager
+def _asked(module: nn.Module, ids: Tensor) -> Iterator[dict[str, Tensor]]:
+    """Indices that embedding tables other than the vocabulary's are asked for, by module name."""
+    asked: dict[str, Tensor] = {}
+
+    def catching(name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+            if args and isinstance(args[0], Tensor) and not args[0].is_floating_point():
+                index = args[0].detach()
+                if index.numel() == ids.shape[1] and not torch.equal(index.reshape(-1), ids.reshape(-1)):
+                    asked[name] = index.reshape(-1).clone()
+
+        return hook
+
+    handles = [
+        each.register_forward_pre_hook(catching(name))
+        for name, each in module.named_modules()
+        if isinstance(each, nn.Embedding)
+    ]
+    try:
+        yield asked
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _garbage(asked: dict[str, Tensor], limit: int) -> tuple[str, str] | None:
+    """A table whose positions rise by one up to the limit, and then repeat."""
+    for name, index in asked.items():
+        steps = index.diff()
+        if len(steps) < 2 or not bool((steps[:-1] == 1).all()):
+            continue
+        if int(steps[-1]) != 1:
+            return name, "are clamped to the last row" if int(steps[-1]) == 0 else "wrap around"
+    return None
+
+
+CHECKS.add(
+    Check(
+        "position-limit",
+        tier=1,
+        title="keeps its promised length",
+        proves="The promised number of tokens works, and one more is refused or handled, never garbled.",
+        run=position_limit,
+    )
+)

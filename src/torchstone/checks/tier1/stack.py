@@ -1,0 +1,134 @@
+"""The repeated stack of a model: sibling modules of one class that do the deep work, and what they put out.
+
+Found by structure (a list or sequence of equal classes with equal parameter shapes) and confirmed by a run:
+in a stack the siblings run one after the other on states of one shape. Experts of a mixture are siblings too,
+but run side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+
+@dataclass(frozen=True)
+class Siblings:
+    """Modules of one class and like shapes under one parent."""
+
+    name: str
+    """Dotted name of the parent."""
+    names: tuple[str, ...]
+    modules: tuple[nn.Module, ...]
+
+
+def sibling_groups(module: nn.Module) -> list[Siblings]:
+    """Groups of at least two children with equal class and equal parameter shapes, in their own order."""
+    groups = []
+    for path, parent in module.named_modules():
+        by_kind: dict[Any, list[tuple[str, nn.Module]]] = {}
+        for own_name, child in parent.named_children():
+            shapes = tuple(tuple(each.shape) for each in child.parameters())
+            if (shapes and own_name.lstrip("_").isdigit()) or (_is_numbered(own_name) and shapes):
+                by_kind.setdefault((type(child), shapes), []).append((own_name, child))
+        for members in by_kind.values():
+            if len(members) > 1:
+                names = tuple(f"{path}.{own}" if path else own for own, _ in members)
+                groups.append(Siblings(path, names, tuple(child for _, child in members)))
+    return groups
+
+
+def _is_numbered(name: str) -> bool:
+    """`layer_3`, `block12`: children that a builder numbered instead of putting them into a list."""
+    return name.rstrip("0123456789") != name
+
+
+@dataclass
+class Trace:
+    """Order and outputs of hooked modules in one run."""
+
+    calls: list[str] = field(default_factory=list)
+    outputs: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def last(self, name: str) -> Tensor | None:
+        found = self.outputs.get(name)
+        return found[-1] if found else None
+
+
+def state_of(value: Any) -> Tensor | None:
+    """The state that a block hands on: its first floating tensor."""
+    if isinstance(value, Tensor):
+        return value if value.is_floating_point() or value.is_complex() else None
+    if isinstance(value, (tuple, list)):
+        items: Any = value
+    elif isinstance(value, dict):
+        items = value.values()
+    elif hasattr(value, "__dict__"):
+        items = vars(value).values()
+    else:
+        return None
+    return next((each for each in map(state_of, items) if each is not None), None)
+
+
+@contextmanager
+def traced(modules: dict[str, nn.Module], keep: Callable[[Tensor], Tensor] | None = None) -> Iterator[Trace]:
+    """Hooks on `modules` (by name) for the length of the block; with `keep`, what it makes of each state is
+    kept.
+    """
+    trace = Trace()
+    handles: list[RemovableHandle] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            trace.calls.append(name)
+            state = state_of(output) if keep is not None else None
+            if keep is not None and state is not None:
+                trace.outputs.setdefault(name, []).append(keep(state))
+
+        return hook
+
+    try:
+        for name, module in modules.items():
+            handles.append(module.register_forward_hook(watch(name)))
+        yield trace
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def deep_stacks(groups: list[Siblings], trace: Trace) -> list[Siblings]:
+    """Groups whose members ran once each, in order, on states of one shape: the largest first, no nested
+    ones.
+    """
+    found = []
+    for group in groups:
+        calls = [name for name in trace.calls if name in group.names]
+        if calls != list(group.names):
+            continue
+        shapes = {tuple(state.shape) for name in group.names if (state := trace.last(name)) is not None}
+        if len(shapes) == 1 and len(group.names) == sum(trace.last(name) is not None for name in group.names):
+            found.append(group)
+    outer = [each for each in found if not any(_inside(each, other) for other in found)]
+    return sorted(outer, key=lambda each: -sum(p.numel() for m in each.modules for p in m.parameters()))
+
+
+def _inside(inner: Siblings, outer: Siblings) -> bool:
+    return inner is not outer and any(
+        inner.name == name or inner.name.startswith(f"{name}.") for name in outer.names
+    )
+
+
+def stacks_of(module: nn.Module, run: Callable[[], Any]) -> list[Siblings]:
+    """The deep stacks that `run` goes through."""
+    groups = sibling_groups(module)
+    members = {name: each for group in groups for name, each in zip(group.names, group.modules, strict=True)}
+    with traced(members, keep=torch.detach) as trace:
+        run()
+    return deep_stacks(groups, trace)

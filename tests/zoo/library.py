@@ -1,7 +1,7 @@
 """A healthy population: library architectures built tiny and at random, one record each.
 
-`for each in LIBRARY: module = each.build()` gives a model in evaluation mode in some 10 to 100 ms. `task` is what
-its author made it for. Add a line to add an architecture; nothing is downloaded.
+`for each in LIBRARY: module = each.build()` gives a model in evaluation mode in some 10 to 100 ms. `task` is
+what its author made it for. Add a line to add an architecture; nothing is downloaded.
 """
 
 from __future__ import annotations

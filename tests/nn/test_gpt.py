@@ -1,4 +1,4 @@
-"""Laws of the reference decoder: it equals its slow twin and never looks ahead, whatever is cached or padded."""
+"""Laws of the reference decoder: it equals its slow twin and never looks ahead, cached or padded."""
 
 from __future__ import annotations
 

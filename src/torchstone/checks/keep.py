@@ -34,6 +34,14 @@ class Kept:
         for name, each in module.named_modules():
             self._hold(name, each, 0)
 
+    @classmethod
+    def inside(cls, value: Any) -> list[Tensor]:
+        """Every tensor that hangs on any object, such as a cache."""
+        kept = cls(nn.Module())
+        kept._tensors.clear()
+        kept._keep("", value, 0)
+        return kept.tensors()
+
     def restore(self) -> None:
         """Put everything back. Values are written only where they differ."""
         for _, holder, attributes in self._holders:

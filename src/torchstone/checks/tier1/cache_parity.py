@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchstone.checks.bisect import difference, scale_of
 from torchstone.checks.cached import guilty_step
+from torchstone.checks.keep import Kept
 from torchstone.checks.probe import Probe, noise_floor, probing
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.streams import shown
@@ -48,6 +49,12 @@ def cache_parity(context: Context) -> CheckResult:
         for how, sizes in _plans(length, prompt):
             gap, place = _decode(context, probe, batch, stream, name, full, sizes)
             measured[how] = gap
+            if gap > limit and how == "by chunks" and not _grows(context, probe, batch, stream, name):
+                return context.warned(
+                    "with a cache, tokens must come one by one: a chunk gives other outputs than the full pass",
+                    measured=gap, limit=limit, unit="max abs", details=measured,
+                    hint="a recurrent state has to be advanced through every token of the chunk",
+                )  # fmt: skip
             if gap > limit:
                 module = guilty_step(probe, batch, stream, name, place, sizes)
                 where = f" ({module})" if module else ""
@@ -90,6 +97,16 @@ def _decode(
             worst = gap
         cache, start = _cache_of(output, name), start + size
     return worst, place
+
+
+def _grows(context: Context, probe: Probe, batch: Batch, stream: str, name: str) -> bool:
+    """Whether the cache gets longer with the prompt (keys and values) or is a state of fixed size."""
+    sizes = []
+    for length in (3, 4):
+        output = probe.run(_asking(context, {**batch, stream: batch[stream][:, :length]}))
+        inside = Kept.inside(_cache_of(output, name))
+        sizes.append(sum(each.numel() for each in inside))
+    return sizes[1] > sizes[0]
 
 
 def _asking(context: Context, batch: Batch) -> Batch:

@@ -76,7 +76,14 @@ def _short(context: Context, probe: Probe, limit: int, why: str, details: dict[s
         if isinstance(each, nn.Embedding) and 0 < limit - each.num_embeddings <= 4
     ]
     name = tables[0][0] if tables else None
+    probe.run(context.batch(1, length=min(2, limit)))  # A model that cannot be called at all is no finding.
     works = _longest(context, probe, limit)
+    reserved = _reserved_rows(context, probe, works)
+    if reserved and works + reserved[1] >= limit:
+        return context.warned(
+            f"{works} tokens work, not {limit}: {reserved[0]} keeps its first {reserved[1]} rows for padding",
+            measured=float(works), limit=float(limit), unit="tokens", module=reserved[0], details=details,
+        )  # fmt: skip
     details["longest that works"] = works
     off = "off by one: " if works == limit - 1 else ""
     return context.failed(
@@ -84,6 +91,17 @@ def _short(context: Context, probe: Probe, limit: int, why: str, details: dict[s
         measured=float(works), limit=float(limit), unit="tokens", module=name, details=details,
         hint="give the position table a row for each promised token, counted from its first position",
     )  # fmt: skip
+
+
+def _reserved_rows(context: Context, probe: Probe, works: int) -> tuple[str, int] | None:
+    """A position table with a padding row, whose first real position comes after it."""
+    _, _, asked = _try(context, probe, max(works, 1))
+    tables = dict(context.module.named_modules())
+    for name, index in asked.items():
+        padding = getattr(tables[name], "padding_idx", None)
+        if padding is not None and int(index[0]) == padding + 1:
+            return name, int(index[0])
+    return None
 
 
 def _longest(context: Context, probe: Probe, limit: int) -> int:

@@ -172,8 +172,8 @@ class Tree:
     def _symbol(self, symbol: str) -> Any:
         return self._kconf.syms[symbol.removeprefix(PREFIX)]
 
-    def menu(self, path: Path) -> None:
-        """Edit `path` in kconfiglib's menuconfig; needs a terminal."""
+    def edit_in_menu(self, values: Mapping[str, Any]) -> str | None:
+        """Edit values in kconfiglib's menuconfig; the new `.config`, or None if the user saved nothing."""
         try:
             import menuconfig
         except ImportError as error:
@@ -182,8 +182,14 @@ class Tree:
                 why=str(error),
                 next="edit .config by hand, then `torchstone config lint`",
             ) from None
-        with _environment(KCONFIG_CONFIG=str(path), KCONFIG_CONFIG_HEADER=HEADER):
-            menuconfig.menuconfig(_load_tree(kconfig_text(self.knobs, self.sections)))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / ".config"
+            before = self.text(values)
+            path.write_text(before, encoding="utf-8")
+            with _environment(KCONFIG_CONFIG=str(path), KCONFIG_CONFIG_HEADER=HEADER):
+                menuconfig.menuconfig(_load_tree(kconfig_text(self.knobs, self.sections)))
+            after = path.read_text(encoding="utf-8")
+        return None if after == before else after
 
 
 def _denied(line: Line, label: str, values: Mapping[str, tuple[Any, int]]) -> Mistake | None:

@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from torchstone._registry import suggest
@@ -175,10 +176,8 @@ def suggest_key(wrong: str, known: Iterable[str]) -> str:
     if "." in wrong:
         return suggest(wrong, keys)
     by_name = {key.rpartition(".")[2]: key for key in reversed(keys)}
-    for short, key in by_name.items():
-        if suggest(name, [short]):
-            return f"did you mean {key!r}?"
-    return ""
+    near = get_close_matches(name, by_name, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(repr(by_name[each]) for each in near)}?" if near else ""
 
 
 def suggest_symbol(wrong: str, known: Iterable[str]) -> str:

@@ -146,7 +146,9 @@ class Resolved:
                 values[key] = Value(check(knobs[key], value), source)
             except BadValue as bad:
                 mistakes.append(Mistake(what=f"{key} {bad}", where=source, why=bad.hint))
-        mistakes += without_effect([(key, source) for key in changes if key in knobs], knobs, values)
+        # A change may also take the ground from under an earlier wish.
+        wishes = [key for key in knobs if key in changes or values[key].value != knobs[key].default]
+        mistakes += without_effect([(key, values[key].source) for key in wishes], knobs, values)
         raise_all(mistakes)
         return Resolved.of_values(self.sections, values)
 

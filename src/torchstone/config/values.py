@@ -82,7 +82,7 @@ def unmet(key: str, knobs: Mapping[str, Knob], values: Mapping[str, Any]) -> lis
 
 
 def legal(knob: Knob) -> str:
-    """What the knob takes, for messages and docs: `a whole number >= 1, in examples, or none`."""
+    """What the knob takes, for messages and docs: `a whole number >= 1 (examples), or none`."""
     if knob.choices:
         return "one of " + ", ".join(knob.alternatives)
     noun = {"bool": "y or n", "int": "a whole number", "float": "a number", "str": "text"}[knob.kind]
@@ -94,7 +94,7 @@ def legal(knob: Knob) -> str:
     if bounds:
         noun += " " + " and ".join(bounds)
     if knob.unit:
-        noun += f", in {knob.unit}"
+        noun += f" ({knob.unit})"
     return noun + (", or none" if knob.optional else "")
 
 

@@ -1,0 +1,132 @@
+"""Two trees of sections for the tests, and random legal configurations of a tree.
+
+HOUSE is what the program uses; STRANGE holds every kind of knob and dependency that a room may declare later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hypothesis import strategies as st
+
+from torchstone.checks.config import CheckConfig
+from torchstone.config.knobs import Knob, knobs_of
+from torchstone.config.schema import Section, knob
+from torchstone.config.values import LARGEST, check, in_effect
+from torchstone.data.config import DataConfig
+from torchstone.nn.config import ModelConfig
+from torchstone.optim.config import OptimConfig
+from torchstone.tracking.config import TrackingConfig
+from torchstone.train.config import LoopConfig
+
+HOUSE: dict[str, type[Section]] = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "optim": OptimConfig,
+    "train": LoopConfig,
+    "tracking": TrackingConfig,
+    "check": CheckConfig,
+}
+
+
+class Attention(Section):
+    """Nested."""
+
+    name: str = knob("sdpa", help="Mechanism.", choices=("sdpa", "ra", "mla-kv"))
+    alpha: float = knob(0.3, help="Share.", ge=0.0, le=1.0, depends_on="odd.attention.name=ra|mla-kv")
+    depth: int | None = knob(
+        None, help="Levels.", ge=-3, le=12, depends_on="odd.attention.name=ra && odd.on=y"
+    )
+
+
+class Odd(Section):
+    """`odd.*`: one of each kind."""
+
+    attention: Attention = Attention()
+    on: bool = knob(True, help="A switch that is on.")
+    off: bool = knob(False, help="A switch that is off.", depends_on="odd.on!=n")
+    free: int = knob(-5, help="Any number.")
+    narrow: int = knob(3, help="Above 2, below 9.", gt=2, lt=9)
+    maybe: bool | None = knob(None, help="Yes, no or not said.")
+    pick: str | None = knob(None, help="A choice that may be absent.", choices=("a", "b c"))
+    real: float | None = knob(None, help="A real number.", unit="seconds", gt=0.0)
+    numbers: tuple[float, ...] = knob((0.5, 2.0), help="Real numbers.")
+    words: tuple[str, ...] | None = knob(None, help="Words.", depends_on="odd.narrow=4|5")
+    text: str = knob('quote " and \\ and #', help="Text with everything.")
+    remark: str = knob("", help="Changes nothing.", cosmetic=True)
+
+
+class Even(Section):
+    """`even.*`: depends on its neighbour, through two steps."""
+
+    width: int = knob(8, help="Width.", unit="channels", ge=1, depends_on="odd.off=y")
+    far: str = knob("x", help="Behind a number.", depends_on="even.width=16")
+    near: str = knob("x", help="Behind a text.", depends_on="even.far=y1")
+
+
+STRANGE: dict[str, type[Section]] = {"odd": Odd, "even": Even}
+TREES = {"house": HOUSE, "strange": STRANGE}
+
+LINE = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=12)
+WORD = LINE.map(lambda text: text.replace(",", "").strip()).filter(bool)
+
+
+def legal_values(knob: Knob) -> st.SearchStrategy[Any]:
+    """Values that the knob takes, in their canonical form."""
+    one: st.SearchStrategy[Any]
+    if knob.choices:
+        one = st.sampled_from(knob.choices)
+    elif knob.kind == "bool":
+        one = st.booleans()
+    elif knob.kind == "int":
+        low = [each for each in (knob.ge, None if knob.gt is None else knob.gt + 1) if each is not None]
+        high = [each for each in (knob.le, None if knob.lt is None else knob.lt - 1) if each is not None]
+        one = st.integers(int(max(low, default=-LARGEST)), int(min(high, default=LARGEST)))
+    elif knob.kind == "float":
+        one = st.floats(
+            min_value=knob.ge if knob.gt is None else knob.gt,
+            max_value=knob.le if knob.lt is None else knob.lt,
+            exclude_min=knob.gt is not None,
+            exclude_max=knob.lt is not None,
+            allow_nan=False,
+            allow_infinity=False,
+        )
+    else:
+        one = WORD if knob.many else LINE
+    if knob.many:
+        one = st.lists(one, max_size=3).map(tuple)
+    if knob.optional:
+        one = st.none() | one
+    return (st.just(knob.default) | one).map(lambda value: check(knob, value))
+
+
+@st.composite
+def configurations(draw: st.DrawFn, sections: Mapping[str, type[Section]]) -> dict[str, Any]:
+    """A full legal configuration in which knobs without effect hold their defaults."""
+    knobs = knobs_of(sections)
+    values = {key: draw(legal_values(knob)) for key, knob in knobs.items()}
+    # Conditions sometimes hold, so that what hangs on them is tried too.
+    for each in knobs.values():
+        for condition in each.conditions:
+            if not condition.negated and draw(st.booleans()):
+                text = draw(st.sampled_from(condition.values))
+                target = knobs[condition.key]
+                values[condition.key] = {"bool": text == "y", "str": text}.get(target.kind) or int(text)
+    for _ in knobs:
+        hidden = [key for key in knobs if not in_effect(key, knobs, values)]
+        values |= {key: knobs[key].default for key in hidden}
+    return values
+
+
+def another(knob: Knob) -> Any:
+    """A legal value that is not the default; the default itself where there is no other."""
+    if knob.choices:
+        return next((each for each in knob.choices if each != knob.default), knob.default)
+    if knob.many:
+        return (*(knob.default or ()), {"int": 2, "float": 0.25, "str": "x"}[knob.kind])
+    if knob.kind == "bool":
+        return not knob.default
+    if knob.kind == "str":
+        return f"{knob.default}1"
+    return (knob.default or 4) + 1 if knob.kind == "int" else (knob.default or 0.25) / 2

@@ -1,0 +1,207 @@
+"""The verbs of `torchstone config`, called as a user calls them, in an empty folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from config_trees import TREES
+
+from torchstone.cli.main import run
+from torchstone.config.defconfigs import available, summary
+from torchstone.config.docs import json_schema, markdown
+from torchstone.config.kconfig import Tree
+from torchstone.config.knobs import knobs_of, symbol_of
+from torchstone.config.lint import lint
+from torchstone.config.resolve import resolve
+from torchstone.train.config import SECTIONS
+
+ROOT = Path(__file__).parents[2]
+VERBS = ("list", "defconfig", "oldconfig", "save", "menu", "show", "diff", "lint")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in [each for each in os.environ if each.startswith("CONFIG_")]:
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+    assert run(["config", *arguments]) == code
+    return capsys.readouterr().out
+
+
+def test_the_sections_of_the_tests_are_those_of_the_program() -> None:
+    assert {name: TREES["house"][name] for name in SECTIONS} == SECTIONS
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, verb, "--help")
+    assert "Example:" in text
+    assert f"torchstone config {verb}" in text
+
+
+def test_defconfig_show_save_is_a_circle(capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "defconfig", "quickstart", "--set", "train.max_steps=20")
+    shown = json.loads(said(capsys, "show", "--json"))
+    values = {each["key"]: each for each in shown["knobs"]}
+    assert list(values) == list(knobs_of(SECTIONS))
+    assert values["train.max_steps"]["value"] == 20
+    assert values["train.max_steps"]["source"].startswith(".config:")
+    said(capsys, "save", "mine")
+    assert resolve(SECTIONS, defconfig="mine").hash == shown["hash"]
+    assert 'CONFIG_TRAIN_MAX_STEPS="20"' in Path("mine").read_text()
+    said(capsys, "defconfig", "mine")
+    assert Path(".config").read_bytes() == Path(".config.old").read_bytes()
+    assert said(capsys, "diff", "mine", ".config") == ""
+    assert said(capsys, "oldconfig", "--dry-run") == Path(".config").read_text()
+
+
+def test_environment_wins_over_the_defconfig(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONFIG_TRAIN_MAX_STEPS", "7")
+    shown = json.loads(said(capsys, "show", "train.max_steps", "--defconfig", "quickstart", "--json"))
+    assert [(each["value"], each["source"]) for each in shown["knobs"]] == [
+        (7, "environment CONFIG_TRAIN_MAX_STEPS")
+    ]
+
+
+def test_show_is_lines_of_columns_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = said(capsys, "show", "optim", "--set", "optim.beta1=0.5", "--changed").splitlines()
+    assert lines == ["optim.beta1\t0.5\t--set\t\tDecay of the first moment."]
+    assert said(capsys, "show", "train.epochs", "-q") == "train.epochs=10\n"
+    said(capsys, "show", "train.epocs", code=2)
+
+
+def test_diff_names_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run").mkdir()
+    made = resolve(SECTIONS, overrides=[("train.epochs", "3")])
+    Path("run/config.json").write_text(json.dumps(made.to_json()))
+    found = json.loads(said(capsys, "diff", "default", "run", "--json"))
+    assert found["differences"] == [{"key": "train.epochs", "left": "10", "right": "3"}]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("defconfig", "quikstart"),
+        ("defconfig", "quickstart", "--set", "train.max_step=3"),
+        ("save", "mine", "--set", "train.epochs=0"),
+        ("oldconfig", "--config", "nowhere"),
+        ("lint", "nowhere"),
+        ("menu",),
+    ],
+)
+def test_a_refused_command_leaves_the_disk_as_it_was(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(".config").write_text("CONFIG_TRAIN_EPOCHS=2\n")
+    said(capsys, *arguments, code=2)
+    assert [path.name for path in Path().iterdir()] == [".config"]
+    assert Path(".config").read_text() == "CONFIG_TRAIN_EPOCHS=2\n"
+
+
+def test_lint_exits_2_with_places_and_fix_repairs(capsys: pytest.CaptureFixture[str]) -> None:
+    Path(".config").write_text("CONFIG_TRAIN_EPOCHS = 2\nCONFIG_TRAIN_BATCH_SIZE=8 # eight\n")
+    found = json.loads(said(capsys, "lint", "--json", code=2))
+    assert [each["where"] for each in found["mistakes"]] == [".config:1", ".config:2"]
+    assert all(each["fixable"] for each in found["mistakes"])
+    assert ".config:2" in said(capsys, "lint", code=2)
+    said(capsys, "lint", "--fix")
+    assert Path(".config").read_text() == "CONFIG_TRAIN_EPOCHS=2\n# eight\nCONFIG_TRAIN_BATCH_SIZE=8\n"
+
+
+def test_shipped_defconfigs_are_sound_minimal_and_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = Tree(SECTIONS)
+    found = dict(available())
+    assert {"quickstart", "gpt-nano", "gpt-tiny"} <= set(found)
+    for name, path in found.items():
+        assert lint(path, tree, name) == []
+        assert len(summary(path)) > 20
+        minimal = tree.minimal_text(resolve(SECTIONS, defconfig=name).plain)
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("# ")]
+        assert lines == minimal.splitlines()[1:]
+    monkeypatch.chdir(ROOT)
+    assert sorted(dict(available())) == sorted(found)
+
+
+def test_the_page_of_knobs_is_up_to_date() -> None:
+    page = ROOT / "docs" / "config.md"
+    line = "python -m torchstone config show --markdown > docs/config.md"
+    assert page.read_text(encoding="utf-8") == markdown(SECTIONS), f"run: {line}"
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_page_and_schema_hold_every_knob(name: str) -> None:
+    page, schema = markdown(TREES[name]), json_schema(TREES[name])
+    for key, knob in knobs_of(TREES[name]).items():
+        assert f"`{key}`" in page
+        here = schema
+        for step in key.split("."):
+            here = here["properties"][step]
+        assert (here["description"], here["x-symbol"]) == (knob.help, symbol_of(key))
+    assert schema["additionalProperties"] is False
+    json.dumps(schema)
+
+
+def test_no_verb_imports_torch() -> None:
+    program = (
+        "import sys; from torchstone.cli.main import run\n"
+        "codes = [run(['config', *line.split()]) for line in ('list', 'show --json', 'show --schema',"
+        " 'defconfig gpt-nano', 'save', 'lint', 'diff default .config')]\n"
+        "assert codes == [0] * 7, codes\n"
+        "print(sorted({'torch', 'numpy', 'transformers'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux drives the menu: apt-get install tmux")
+def test_the_real_menu_changes_a_switch(empty_folder: Path) -> None:
+    """Search a symbol, toggle it, save: what a person does, in a real terminal."""
+    tmux = ["tmux", "-L", f"torchstone-{os.getpid()}", "-f", os.devnull]
+    Path(".config").write_text("CONFIG_TRAIN_EPOCHS=3\n")
+    command = f"{sys.executable} -m torchstone config menu; echo left with $?; read -r _"
+    environment = {key: value for key, value in os.environ.items() if key != "TMUX"} | {"LC_ALL": "C.UTF-8"}
+
+    def do(*arguments: str) -> str:
+        return subprocess.run(
+            [*tmux, *arguments], capture_output=True, text=True, check=True, env=environment
+        ).stdout
+
+    def wait_for(text: str) -> None:
+        until = time.monotonic() + 30
+        while text not in (screen := do("capture-pane", "-p", "-t", "menu")):
+            assert time.monotonic() < until, screen
+
+    do("new-session", "-d", "-s", "menu", "-x", "120", "-y", "40", command)
+    try:
+        wait_for("torchstone")
+        do("send-keys", "-t", "menu", "/")
+        wait_for("Jump to symbol")
+        do("send-keys", "-t", "menu", "-l", "TRAIN_DETERMINISTIC")
+        wait_for("TRAIN_DETERMINISTIC(=n)")
+        do("send-keys", "-t", "menu", "Enter")
+        wait_for("[ ] deterministic")
+        do("send-keys", "-t", "menu", "y")
+        wait_for("[*] deterministic")
+        do("send-keys", "-t", "menu", "q")
+        wait_for("Save configuration?")
+        do("send-keys", "-t", "menu", "y")
+        wait_for("left with 0")
+    finally:
+        subprocess.run([*tmux, "kill-server"], check=False, env=environment)
+    made = resolve(SECTIONS, file=".config")
+    assert made.train.deterministic and made.train.epochs == 3
+    assert Path(".config.old").read_text() == "CONFIG_TRAIN_EPOCHS=3\n"

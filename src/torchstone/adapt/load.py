@@ -96,6 +96,8 @@ def load(
     found_target = parse_target(target)
     if model_name is not None:
         found_target = _with_class(found_target, model_name)
+    if found_target.kind in ("run", "checkpoint"):
+        return _load_saved(found_target, task, trust, overrides, seed)
     settle_trust(found_target, trust)
     wanted = {key: value for key, value in (overrides or {}).items() if value is not None}
 
@@ -104,6 +106,20 @@ def load(
     with preserved_rng(seed):
         found = _LOADERS[found_target.kind](found_target, wanted)
     return _finish(found, str(target), task)
+
+
+def _load_saved(
+    target: Target,
+    task: TaskSpec | str | None,
+    trust: bool | None,
+    overrides: Mapping[str, Any] | None,
+    seed: int,
+) -> LoadedModel:
+    from torchstone.adapt.saved import load_saved
+
+    if any(value is not None for value in (overrides or {}).values()):
+        raise ConfigError("the sizes of a trained model cannot be overridden", where=target.text)
+    return load_saved(target, trust=trust, task=task, seed=seed)
 
 
 def describe(target: str) -> dict[str, Any]:

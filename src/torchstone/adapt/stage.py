@@ -46,7 +46,12 @@ def bring_inside(text: str, folder: Path) -> Staged:
         package = place_of(target.value)
         return Staged(text, [package], [package.parent])
     if target.kind in ("run", "checkpoint"):
-        return Staged(str(target.path.resolve()), [target.path.resolve()])
+        raise UsageError(
+            f"a {target.kind} is checked where its model's code may run",
+            where=text,
+            why="the code lies elsewhere, and the isolated worker sees nothing but its own folder",
+            next="leave --untrusted out, or check the model's own TARGET",
+        )
     return Staged(text)
 
 

@@ -5,6 +5,7 @@ Reading a target touches the disk only to tell a path from a name; it runs nothi
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def _kind_of_folder(path: Path) -> Kind:
         return "folder"
     if (path / "manifest.json").is_file():
         return "checkpoint"
-    if (path / "checkpoints").is_dir() or (path / "environment.json").is_file():
+    if (path / "checkpoints").is_dir() or (path / "run.json").is_file():
         return "run"
     inside = ", ".join(sorted(each.name for each in path.iterdir())[:8]) or "nothing"
     if (path / "config.json").is_file():
@@ -141,10 +142,26 @@ def _from_object(text: str) -> Target | None:
 
 
 def _from_run_id(text: str, runs: Path) -> Target | None:
+    """A folder under `runs`, else a run that the store knows under this id."""
+    if "/" in text or ":" in text:
+        return None
     folder = runs / text
-    if "/" not in text and folder.is_dir():
-        return Target(_kind_of_folder(folder), str(folder), text)
-    return None
+    if not folder.is_dir():
+        named = _run_dir_in_store(text, runs)
+        if named is None or not named.is_dir():
+            return None
+        folder = named
+    return Target(_kind_of_folder(folder), str(folder), text)
+
+
+def _run_dir_in_store(run_id: str, runs: Path) -> Path | None:
+    store = Path(os.environ.get("TORCHSTONE_STORE", "").removeprefix("sqlite:///") or runs / "store.db")
+    if not store.is_file():
+        return None
+    from torchstone.tracking.store import Store
+
+    with Store.open(store, readonly=True) as known:
+        return next((Path(run.run_dir) for run in known.runs() if run.run_id == run_id), None)
 
 
 def _gist(rest: str, text: str) -> Target:

@@ -100,7 +100,7 @@ class _Watch:
         self.folder = str(folder)
         roots = [str(each) for each in readable] + [str(each.resolve()) for each in readable]
         self.readable = (*_MAY_READ, *roots, self.folder)
-        self.libraries = tuple(str(each) + os.sep for each in installed_at)
+        self.libraries = tuple(f"{each}{os.sep}" if each.is_dir() else str(each) for each in installed_at)
         self.report = report
         # What a stranger might replace is kept here by reference.
         self.realpath, self.fsdecode, self.getpid = os.path.realpath, os.fsdecode, os.getpid

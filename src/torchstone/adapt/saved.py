@@ -1,0 +1,81 @@
+"""A model that was trained here: the target its checkpoint names, built again, with the saved weights.
+
+A checkpoint holds no code. If the code came from a stranger, it is asked for again and trusted no more than
+the first time; if it changed since, that is said.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torchstone._errors import ModelError, UsageError
+from torchstone.adapt.target import Target
+
+if TYPE_CHECKING:
+    from torchstone.adapt.load import LoadedModel
+    from torchstone.tracking.checkpoint import Checkpoint
+
+
+def load_saved(target: Target, *, trust: bool | None, task: Any, seed: int) -> LoadedModel:
+    """The model of a run or checkpoint folder with its weights."""
+    from torchstone.adapt.load import load
+
+    checkpoint = _checkpoint(target)
+    record = checkpoint.model
+    if not record.get("target"):
+        raise ModelError(
+            f"{checkpoint.path.name} does not say which model it belongs to",
+            where=str(checkpoint.path),
+            why="it was written for a module that was built in Python",
+            next="build the module and load model.safetensors into it",
+        )
+    model = load(
+        record["target"],
+        task=task if task is not None else record.get("task"),
+        trust=trust,
+        overrides=record.get("overrides"),
+        seed=seed,
+    )
+    _fill(model, checkpoint)
+    if record.get("fingerprint") not in (None, model.fingerprint):
+        model.notes.append(
+            f"the model's code or configuration changed since {checkpoint.path.name} was written"
+        )
+    model.notes.insert(0, f"weights of {checkpoint.path.name} in {checkpoint.path.parent.parent}")
+    model.target = target.text
+    return model
+
+
+def _checkpoint(target: Target) -> Checkpoint:
+    """The checkpoint named; of a run, its best one, else the newest that is whole."""
+    from torchstone.tracking.checkpoint import newest_good, open_checkpoint
+
+    if target.kind == "checkpoint":
+        return open_checkpoint(target.path)
+    pointer = target.path / "best"
+    if pointer.is_file():
+        best = target.path / "checkpoints" / pointer.read_text().strip()
+        if best.is_dir():
+            return open_checkpoint(best)
+    newest = newest_good(target.path / "checkpoints", move_bad=False)
+    if newest is None:
+        raise UsageError(
+            f"the run {target.text} has no checkpoint that can be used",
+            where=str(target.path / "checkpoints"),
+            next="train it for at least one checkpoint, or name another run",
+        )
+    return newest
+
+
+def _fill(model: LoadedModel, checkpoint: Checkpoint) -> None:
+    tensors: dict[str, Any] = {**checkpoint.tensors(), **(checkpoint.state().get("model_extra") or {})}
+    try:
+        model.module.load_state_dict(tensors)
+    except RuntimeError as misfit:
+        lines = str(misfit).splitlines()
+        raise ModelError(
+            f"the weights of {checkpoint.path.name} do not fit the model",
+            where=str(checkpoint.path),
+            why="; ".join(line.strip() for line in lines[1:4]),
+            next=f"{checkpoint.model['target']} is no longer what was trained; bring that back",
+        ) from None

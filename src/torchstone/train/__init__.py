@@ -6,9 +6,26 @@ from typing import TYPE_CHECKING
 
 from torchstone._lazy import lazily
 
-__all__ = ["LoopConfig"]
+__all__ = ["SECTIONS", "LoopConfig", "Stopped", "TrainJob", "TrainResult", "Trainer", "TrainingConfig"]
 
 if TYPE_CHECKING:
+    from torchstone.train.config import SECTIONS as SECTIONS
     from torchstone.train.config import LoopConfig as LoopConfig
+    from torchstone.train.result import Stopped as Stopped
+    from torchstone.train.result import TrainResult as TrainResult
+    from torchstone.train.run import TrainJob as TrainJob
+    from torchstone.train.trainer import Trainer as Trainer
+    from torchstone.train.training_config import TrainingConfig as TrainingConfig
 
-__getattr__, __dir__ = lazily(__name__, {"LoopConfig": "torchstone.train.config"})
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "SECTIONS": "torchstone.train.config",
+        "LoopConfig": "torchstone.train.config",
+        "Stopped": "torchstone.train.result",
+        "TrainJob": "torchstone.train.run",
+        "TrainResult": "torchstone.train.result",
+        "Trainer": "torchstone.train.trainer",
+        "TrainingConfig": "torchstone.train.training_config",
+    },
+)

@@ -25,13 +25,12 @@ from torchstone._errors import DataError, OutOfMemory
 from torchstone._seeds import preserved_rng
 from torchstone.tracking.checkpoint import sweep
 from torchstone.train.hooks import CheckpointInfo, EvalInfo, Hooks, StepInfo
-from torchstone.train.losses import Batch
 from torchstone.train.nonfinite import NonFinite, all_finite, diagnose
 from torchstone.train.progress import Pace, Progress
 from torchstone.train.retention import point, prune
 from torchstone.train.signals import TRY_AGAIN, SignalWatch, exit_code_of
 from torchstone.train.snapshot import save_snapshot
-from torchstone.train.step import Objective, Recipe, StepOutcome, train_step
+from torchstone.train.step import Micro, Objective, Recipe, StepOutcome, train_step
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ log = logging.getLogger(__name__)
 class Batches(Protocol):
     """One iteration is the rest of one epoch; each state resumes right after its batch."""
 
-    def __iter__(self) -> Iterator[tuple[Batch, dict[str, Any]]]: ...
+    def __iter__(self) -> Iterator[tuple[Micro, dict[str, Any]]]: ...
     def __len__(self) -> int: ...
     def load_state(self, state: dict[str, Any]) -> None: ...
 
@@ -47,7 +46,7 @@ class Batches(Protocol):
 class EvalObjective(Objective, Protocol):
     """An objective that can also say what validation measures."""
 
-    def measure(self, batch: Batch) -> dict[str, Tensor]:
+    def measure(self, batch: Micro) -> dict[str, Tensor]:
         """Sums over the counted targets, by metric name; `loss` at least."""
 
 
@@ -93,13 +92,13 @@ class Engine:
         optimizer: torch.optim.Optimizer,
         learning_rate: Callable[[int], float],
         batches: Batches,
-        validation: Callable[[], Iterable[Batch]] | None,
+        validation: Callable[[], Iterable[Micro]] | None,
         recipe: Recipe,
         pace: Pace,
         progress: Progress,
         keeping: Keeping | None,
         log_row: Callable[[int, dict[str, float]], None],
-        flush_rows: Callable[[], None],
+        flush_rows: Callable[[], object],
         hooks: Hooks,
         max_time_s: float | None = None,
         patience: int | None = None,
@@ -122,10 +121,11 @@ class Engine:
         self.patience = patience
         self.latest: Path | None = None
         """Checkpoint written or confirmed last."""
+        self._watch = SignalWatch()
+        self._began = time.monotonic() - progress.seconds
 
     def run(self) -> Ending:
         """Train to the end, or until a signal or the clock stops it with the state saved."""
-        self._watch = SignalWatch()
         self._began = time.monotonic() - self.progress.seconds
         self._session_began = time.monotonic()
         self._marked_at, self._marked_tokens = time.monotonic(), self.progress.tokens
@@ -155,12 +155,17 @@ class Engine:
         return Ending(status="completed", reason=why)
 
     @property
+    def seconds(self) -> float:
+        """Time spent on the run so far, over all its sessions."""
+        return time.monotonic() - self._began
+
+    @property
     def _finished(self) -> bool:
         return self.progress.step >= self.pace.total_steps or self.progress.stopped_early
 
     # --- a step -----------------------------------------------------------------------------
 
-    def _step(self, window: list[Batch], loader_state: dict[str, Any]) -> None:
+    def _step(self, window: list[Micro], loader_state: dict[str, Any]) -> None:
         progress = self.progress
         rate = self.learning_rate(progress.step)
         outcome = train_step(window, self.objective, self.optimizer, rate, self.recipe)
@@ -221,7 +226,7 @@ class Engine:
             metrics = self._validate()
             if metrics is None:  # a signal came: leave it to the resumed run
                 return
-            improved = self._judge(metrics)
+            improved = self._judge(metrics, seconds=time.monotonic() - began)
         if self.pace.ends_epoch(step) or self._finished:
             self._close_epoch()
         if self.pace.saves(step) or improved or self.progress.stopped_early:
@@ -252,22 +257,19 @@ class Engine:
             raise DataError("the validation set has no target to score", why="no label counts")
         return {f"val/{name}": float(value) / targets for name, value in sums.items()}
 
-    def _judge(self, metrics: dict[str, float]) -> bool:
-        progress, began = self.progress, time.monotonic()
-        loss = metrics["val/loss"]
+    def _judge(self, metrics: dict[str, float], seconds: float) -> bool:
+        progress, loss = self.progress, metrics["val/loss"]
         improved = loss < progress.best_loss
         if improved:
             progress.best_step, progress.best_loss, progress.stale_evaluations = progress.step, loss, 0
         else:
             progress.stale_evaluations += 1
-        progress.evaluated_step, progress.last_val_loss = progress.step, loss
+        progress.evaluated_step, progress.last_validation = progress.step, metrics
         if self.patience is not None and progress.stale_evaluations >= self.patience:
             progress.stopped_early = True
             log.info("no improvement in %d validations: stopping at step %d", self.patience, progress.step)
         self.log_row(progress.step, metrics)
-        info = EvalInfo(
-            step=progress.step, metrics=metrics, improved=improved, seconds=time.monotonic() - began
-        )
+        info = EvalInfo(step=progress.step, metrics=metrics, improved=improved, seconds=seconds)
         for hear in self.hooks.on_eval:
             hear(info)
         return improved
@@ -286,7 +288,7 @@ class Engine:
             "epoch_duration": elapsed - progress.epoch_seconds,
         }
         if progress.evaluated_step == progress.step:
-            row["val/loss"] = progress.last_val_loss
+            row |= progress.last_validation
         progress.epochs.append(row)
         progress.epoch_loss_sum, progress.epoch_targets, progress.epoch_seconds = 0.0, 0, elapsed
 
@@ -342,10 +344,10 @@ class Engine:
             self._save()
 
 
-def windows(batches: Batches, size: int) -> Iterator[tuple[list[Batch], dict[str, Any]]]:
+def windows(batches: Batches, size: int) -> Iterator[tuple[list[Micro], dict[str, Any]]]:
     """Endless windows of `size` batches; none crosses the end of an epoch, so the last may be shorter."""
     while True:
-        window: list[Batch] = []
+        window: list[Micro] = []
         state: dict[str, Any] = {}
         empty = True
         for batch, state in batches:

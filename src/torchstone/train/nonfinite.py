@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchstone._errors import TorchstoneError
-from torchstone.train.losses import Batch
-from torchstone.train.step import Objective, StepOutcome
+from torchstone.train.step import Micro, Objective, StepOutcome
 
 
 class NonFinite(TorchstoneError):
@@ -18,7 +17,7 @@ class NonFinite(TorchstoneError):
 
 
 def diagnose(
-    module: nn.Module, objective: Objective, window: Sequence[Batch], outcome: StepOutcome, step: int
+    module: nn.Module, objective: Objective, window: Sequence[Micro], outcome: StepOutcome, step: int
 ) -> NonFinite:
     """The error for a bad step. Runs the window forward once more, watching every module's output."""
     bad_loss = not bool(torch.isfinite(outcome.loss))
@@ -45,7 +44,7 @@ def diagnose(
     )
 
 
-def first_module_to_break(module: nn.Module, objective: Objective, window: Sequence[Batch]) -> str | None:
+def first_module_to_break(module: nn.Module, objective: Objective, window: Sequence[Micro]) -> str | None:
     """The innermost module that is first to give a non-finite output for finite inputs."""
     found: list[str] = []
 

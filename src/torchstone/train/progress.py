@@ -29,7 +29,8 @@ class Progress:
     last_loss: float = math.nan
     last_grad_norm: float = math.nan
     last_learning_rate: float = math.nan
-    last_val_loss: float | None = None
+    last_validation: dict[str, float] = field(default_factory=dict)
+    """Metrics of the last validation."""
     evaluated_step: int = 0
     """Last step after which the validation set was read."""
     best_step: int | None = None

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
+
+from torchstone._errors import Interrupted
 
 WATCHED = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 TRY_AGAIN = 75
@@ -38,6 +42,27 @@ class SignalWatch:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = signal.Signals(number)
+
+
+@contextmanager
+def leave_at_once() -> Iterator[None]:
+    """Before a run has begun there is nothing to save: a signal ends the block with `Interrupted`."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        error = Interrupted(f"stopped by {name} before training began", signal_number=number)
+        error.exit_code = exit_code_of(signal.Signals(number))
+        raise error
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {each: signal.signal(each, leave) for each in WATCHED}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler if handler is not None else signal.SIG_DFL)
 
 
 def exit_code_of(received: signal.Signals) -> int:

@@ -11,20 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from torchstone.train.losses import Batch
+Micro = Any
+"""A micro-batch: whatever the objective understands."""
 
 
 class Objective(Protocol):
     """What a step minimises: a batch becomes a sum of losses over a known number of targets."""
 
-    def count(self, batch: Batch) -> int: ...
+    def count(self, batch: Micro) -> int: ...
 
-    def loss_sum(self, batch: Batch) -> Tensor: ...
+    def loss_sum(self, batch: Micro) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class StepOutcome:
 
 
 def train_step(
-    window: Sequence[Batch],
+    window: Sequence[Micro],
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     learning_rate: float,

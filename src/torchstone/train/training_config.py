@@ -115,7 +115,7 @@ class TrainingConfig:
     compile_fullgraph: bool = _no_effect(False, "torch.compile is not part of this version")
     compile_dynamic: bool = _no_effect(True, "torch.compile is not part of this version")
     strategy: str = _no_effect("auto", "this version trains on one device")
-    devices: str | int | list[int] = _no_effect("auto", "this version trains on one device")
+    devices: str | int | tuple[int, ...] = _no_effect("auto", "this version trains on one device")
     num_nodes: int = _no_effect(1, "this version trains on one device")
     model_type: str | None = _no_effect(None, "the task is read from the model; see task_name")
     eval_dataset_id: str | None = _no_effect(None, "validation data is given to train()")
@@ -229,7 +229,11 @@ class TrainingConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingConfig:
-        return cls(**{name: tuple(v) if name == "export_formats" else v for name, v in values.items()})
+        fields: dict[str, Any] = dict(values)
+        for name in ("export_formats", "devices"):
+            if isinstance(fields.get(name), list):
+                fields[name] = tuple(fields[name])
+        return cls(**fields)
 
     def save(self, path: str | Path | None = None) -> Path:
         """Write it as JSON; without a path to config_<date>_<time>.json in the current folder."""

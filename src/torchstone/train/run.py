@@ -1,0 +1,163 @@
+"""The training job: from a resolved configuration to a trained run folder.
+
+result = run(TrainJob(settings, run_dir="runs/first"))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchstone.config.resolve import Resolved
+from torchstone.train.result import TrainResult
+
+if TYPE_CHECKING:
+    from torchstone.train.fit import Subject
+    from torchstone.train.place import Place
+
+__all__ = ["TrainJob", "TrainResult", "run"]
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What to train, where, and who watches."""
+
+    settings: Resolved
+    run_dir: str | Path | None = None
+    """Folder of this run; None makes a new one under runs/."""
+    resume: str = "never"
+    """never, auto, or a checkpoint."""
+    dry_run: bool = False
+    trust: bool | None = None
+    """Whether the model's code may run here; None trusts what is local."""
+    device: str | None = None
+    hooks: Sequence[object] = ()
+    cache_dir: Path | None = None
+    """Where tokenizers and tokens are kept between runs; None: the user's cache folder."""
+
+
+def run(job: TrainJob) -> TrainResult:
+    """Train. A signal or `--max-time` gives a result with status interrupted and its exit code."""
+    from torchstone.train.fit import fit
+    from torchstone.train.place import find_place
+    from torchstone.train.signals import leave_at_once
+
+    place = find_place(job.run_dir, job.resume, job.settings)
+    if place.finished is not None:
+        return place.finished
+    with leave_at_once():  # nothing is at stake yet
+        subject = prepare(job)
+    if job.dry_run:
+        return describe(subject, job, place)
+    return fit(subject, job.settings, place, hooks=job.hooks)
+
+
+def prepare(job: TrainJob) -> Subject:
+    """Load the model, find its task, read and tokenise the text, make batches."""
+    from torchstone.adapt.load import load
+    from torchstone.data.task import TaskSpec
+    from torchstone.train.fit import Subject, choose_device
+    from torchstone.train.losses import LOSSES
+    from torchstone.train.special_ids import special_ids
+    from torchstone.train.text import read_text
+
+    settings = job.settings
+    device = choose_device(job.device)
+    wanted_task = None if settings.data.task == "auto" else TaskSpec.from_name(settings.data.task)
+    sizes = settings.model.model_dump(exclude={"target"})
+    loaded = load(
+        settings.model.target,
+        task=wanted_task,
+        trust=job.trust,
+        overrides=sizes,
+        seed=settings.train.random_seed,
+    )
+    task = dataclasses.replace(loaded.task, vocab_size=loaded.facts.vocab_size)
+    LOSSES.get(task.kind)
+    text = read_text(settings, task, loaded.facts, cache_dir=job.cache_dir)
+    notes = list(loaded.notes)
+    if text.validation is None:
+        notes.append("no validation data: only the training loss is measured")
+    return Subject(
+        module=loaded.module,
+        forward=loaded.adapter,
+        task=task,
+        ids=special_ids(task.kind, loaded.facts, text.tokenizer, loaded.config, packed=True, notes=notes),
+        model=model_record(loaded, sizes),
+        batches=text.batches,
+        validation=text.validation,
+        device=device,
+        save_extras=lambda folder: text.tokenizer.save(folder / "tokenizer"),
+        sampler=sampler(loaded.adapter, text.tokenizer, device) if task.kind == "causal-lm" else None,
+        notes=notes,
+        num_tokens=text.num_tokens,
+    )
+
+
+def model_record(loaded: Any, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a checkpoint keeps so that the model can be built again."""
+    target = str(loaded.target)
+    return {
+        "target": str(Path(target).absolute()) if Path(target).exists() else target,
+        "name": target.removeprefix("zoo:"),
+        "class": loaded.class_name,
+        "config": loaded.config,
+        "overrides": {key: value for key, value in (overrides or {}).items() if value is not None},
+        "fingerprint": loaded.fingerprint,
+        "task": loaded.task.kind,
+    }
+
+
+def sampler(adapter: Any, tokenizer: Any, device: Any) -> Callable[[int, str | None], str]:
+    """Continue a prompt (or nothing) with the model as it is when asked."""
+
+    def sample(num_tokens: int, prompt: str | None = None) -> str:
+        import torch
+
+        from torchstone.adapt.generate import generate
+
+        if prompt:
+            ids = tokenizer.encode(prompt)
+        elif tokenizer.eos_token_id is not None:
+            ids = [tokenizer.eos_token_id]  # what stands before the first token of a document
+        else:
+            ids = tokenizer.encode("\n")
+        start = torch.tensor([ids], device=device)
+        made = generate(adapter, start, num_tokens, temperature=0.8, top_k=40, seed=0)
+        text: str = tokenizer.decode(made[0].tolist())
+        return text
+
+    return sample
+
+
+def describe(subject: Subject, job: TrainJob, place: Place) -> TrainResult:
+    """A dry run: what would be trained, for how long, and the memory it takes at least."""
+    from torchstone.train.fit import pace_of
+
+    pace = pace_of(subject, job.settings)
+    parameters = sum(parameter.numel() for parameter in subject.module.parameters())
+    weights = sum(p.numel() * p.element_size() for p in subject.module.parameters())
+    where = str(place.run_dir) if place.run_dir is not None else "a new folder under runs/"
+    loop = job.settings.train
+    return TrainResult(
+        run_id="",
+        run_dir=str(place.run_dir or ""),
+        status="planned",
+        plan=[
+            f"model       {subject.model['target']} ({subject.model['class']}), {parameters:,} parameters",
+            f"task        {subject.task.kind}",
+            f"data        {job.settings.data.source}: {subject.num_tokens:,} tokens, "
+            f"{len(subject.batches):,} batches of {loop.batch_size} per epoch"
+            + ("" if subject.validation else ", no validation data"),
+            f"steps       {pace.total_steps:,} ({pace.steps_per_epoch:,} per epoch, "
+            f"{loop.gradient_accumulation_steps} micro-steps each)",
+            f"memory      at least {4 * weights / 2**20:,.0f} MiB for weights, gradients and optimizer "
+            "(activations come on top)",
+            f"device      {subject.device}, {loop.precision}",
+            f"run folder  {where}" + (" (continued)" if place.exists else ""),
+        ],
+        warnings=list(subject.notes),
+    )

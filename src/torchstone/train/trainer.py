@@ -1,0 +1,254 @@
+"""`Trainer`: training from Python, with whatever model and data one has at hand.
+
+    trainer = Trainer(model, TrainingConfig(epochs=2), task=TaskSpec.language_modeling())
+    result = trainer.train(train_data, val_data)
+    result.final["val/loss"], result["loss_history"]
+
+The loop, the checkpoints and the laws are those of the command line; only the door is another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from torchstone._errors import ConfigError, UsageError
+from torchstone.adapt.adapter import Adapter
+from torchstone.adapt.load import LoadedModel, load
+from torchstone.data.dataset import as_dataset
+from torchstone.data.loader import Loader
+from torchstone.data.task import TaskSpec
+from torchstone.train.fit import Subject, choose_device, fit
+from torchstone.train.losses import LOSSES, Batch
+from torchstone.train.place import find_place
+from torchstone.train.replay import ReplayedLoader, is_loader
+from torchstone.train.result import Stopped, TrainResult
+from torchstone.train.run import model_record, sampler
+from torchstone.train.special_ids import special_ids
+from torchstone.train.text import read_text
+from torchstone.train.training_config import TrainingConfig
+
+if TYPE_CHECKING:
+    from torchstone.config.resolve import Resolved
+
+__all__ = ["TrainResult", "Trainer"]
+
+SIZES = {
+    "vocab_size": ("vocab_size",),
+    "max_seq_len": ("max_seq_len", "max_position_embeddings", "n_positions"),
+    "d_model": ("d_model", "hidden_size", "n_embd"),
+    "num_layers": ("num_layers", "num_hidden_layers", "n_layer"),
+    "num_heads": ("num_heads", "num_attention_heads", "n_head"),
+    "d_ff": ("d_ff", "intermediate_size", "n_inner"),
+    "dropout": ("dropout", "resid_pdrop", "hidden_dropout_prob"),
+}
+"""Size fields of TrainingConfig, and the names under which a model's own config holds them."""
+
+
+class Trainer:
+    """One model, one configuration; each `train` is a run."""
+
+    def __init__(
+        self,
+        model: nn.Module | LoadedModel | Adapter | str | Path,
+        config: TrainingConfig | None = None,
+        *,
+        task: TaskSpec | str | None = None,
+        tokenizer: Any = None,
+        collator: Callable[[Sequence[Any]], Batch] | None = None,
+        hooks: Sequence[object] | object | None = None,
+        device: str | None = None,
+    ) -> None:
+        self.config = config if config is not None else TrainingConfig()
+        self.config.validate()
+        self.tokenizer = tokenizer
+        self.collator = collator
+        self.hooks = _as_list(hooks)
+        self.device = choose_device(device)
+        if task is None and self.config.task_name != "auto":
+            task = self.config.task_name
+        self._task = TaskSpec.from_name(task) if isinstance(task, str) else task
+        self.loaded = _load(model, self._task, self.config)
+
+    @property
+    def model(self) -> nn.Module:
+        return self.loaded.module
+
+    @property
+    def task(self) -> TaskSpec:
+        """What the user said, completed by what the model tells."""
+        said, found = self._task or self.loaded.task, self.loaded.facts
+        return dataclasses.replace(
+            said,
+            vocab_size=said.vocab_size or found.vocab_size,
+            pad_token_id=said.pad_token_id if said.pad_token_id is not None else found.pad_token_id,
+        )
+
+    def train(
+        self, train_data: Any, val_data: Any = None, *, resume: str | Path | None = None
+    ) -> TrainResult:
+        """Train on `train_data`: a dataset, a list of tensors, a DataLoader, or the name of a text source.
+
+        Without `val_data` nothing is validated; no part of the training data is taken away for it.
+        `resume` is "never", "auto" (goes on in config.checkpoint_dir) or a checkpoint. A signal raises
+        `Stopped` with the state saved; `max_time_s` ends with status interrupted.
+        """
+        config = self.config.resolved()
+        if isinstance(train_data, str):
+            config = config.with_values({"data.source": train_data}, source="train_data")
+        wanted = resume if resume is not None else self.config.resume_from_checkpoint or "never"
+        place = find_place(self.config.checkpoint_dir, wanted, config)
+        if place.finished is not None:
+            return place.finished
+        subject = self._subject(train_data, val_data, config)
+        result = fit(subject, config, place, hooks=self.hooks)
+        if result.status == "interrupted" and result.reason.startswith("SIG"):
+            raise Stopped(result)
+        return result
+
+    def _subject(self, train_data: Any, val_data: Any, config: Resolved) -> Subject:
+        loaded, task = self.loaded, self.task
+        LOSSES.get(task.kind)
+        notes, tokenizer = list(loaded.notes), self.tokenizer
+        if isinstance(train_data, str):
+            text = read_text(config, task, loaded.facts, tokenizer=tokenizer)
+            batches, validation, tokenizer = text.batches, text.validation, text.tokenizer
+            if val_data is not None:
+                raise UsageError(
+                    "val_data has no place beside a source",
+                    why="a source is split by validation_split",
+                    next="pass both as datasets, or leave val_data out",
+                )
+        else:
+            self._refuse_data_keys()
+            batches = self._batches(train_data, config, shuffle=True, limit=config.data.max_train_samples)
+            validation = self._validation(val_data, config)
+        if validation is None:
+            notes.append("no validation data: only the training loss is measured")
+        return Subject(
+            module=loaded.module,
+            forward=loaded.adapter,
+            task=task,
+            ids=special_ids(
+                task.kind,
+                loaded.facts,
+                tokenizer,
+                loaded.config,
+                packed=isinstance(train_data, str),
+                notes=notes,
+            ),
+            model=model_record(loaded),
+            batches=batches,
+            validation=validation,
+            device=self.device,
+            save_extras=_saver(tokenizer),
+            sampler=sampler(loaded.adapter, tokenizer, self.device) if _can_sample(task, tokenizer) else None,
+            notes=notes,
+        )
+
+    def _validation(self, data: Any, config: Resolved) -> Callable[[], Iterable[Batch]] | None:
+        if data is None:
+            return None
+        held_out = self._batches(data, config, shuffle=False, limit=config.data.max_val_samples)
+        start = held_out.state()
+
+        def batches() -> Iterable[Batch]:
+            held_out.load_state(start)
+            return (batch for batch, _ in held_out)
+
+        return batches
+
+    def _batches(self, data: Any, config: Resolved, *, shuffle: bool, limit: int | None) -> Any:
+        if is_loader(data):
+            if limit is not None:
+                raise ConfigError(
+                    "max_train_samples and max_val_samples have no effect on a DataLoader",
+                    next="give the dataset itself, or a smaller DataLoader",
+                )
+            return ReplayedLoader(data, self.task)
+        dataset = as_dataset(data, self.task, self.collator)
+        loop = config.train
+        return Loader(
+            dataset,
+            loop.batch_size,
+            loop.random_seed,
+            shuffle=shuffle,
+            max_samples=limit,
+            task=self.task,
+        )
+
+    def _refuse_data_keys(self) -> None:
+        """Keys that steer how a source is read have no effect on data that is given."""
+        useless = {"dataset_name", "sequence_length", "validation_split"} & self.config.set_fields()
+        if useless:
+            raise ConfigError(
+                f"{', '.join(sorted(useless))} has no effect on data that is passed in",
+                why="the data is taken as it is; nothing is split off or cut",
+                next="pass val_data, or train on a source with torchstone train --data",
+            )
+
+
+def _load(
+    model: nn.Module | LoadedModel | Adapter | str | Path, task: TaskSpec | None, config: TrainingConfig
+) -> LoadedModel:
+    if isinstance(model, LoadedModel):
+        loaded = model if task is None else dataclasses.replace(model, task_given=task)
+    elif isinstance(model, Adapter):
+        loaded = load(model.module, task=task or model.task)
+    elif isinstance(model, str | Path):
+        sizes = {name: getattr(config, name) for name in SIZES}
+        return load(model, task=task, overrides=sizes, seed=config.random_seed)
+    elif isinstance(model, nn.Module):
+        loaded = load(model, task=task)
+    else:
+        raise UsageError(
+            f"a {type(model).__name__} is no model", next="give an nn.Module, ts.load(...) or a TARGET"
+        )
+    _require_sizes(loaded, config)
+    return loaded
+
+
+def _require_sizes(loaded: LoadedModel, config: TrainingConfig) -> None:
+    """A built model keeps its sizes; a field that says otherwise would be ignored, so it is refused."""
+    wrong = []
+    for field, names in SIZES.items():
+        wanted = getattr(config, field)
+        if wanted is None:
+            continue
+        own = getattr(loaded.facts, field, None)
+        for name in names:
+            own = loaded.config.get(name) if own is None else own
+        if own != wanted:
+            wrong.append(f"{field}={wanted}, but the model has {own if own is not None else 'none to set'}")
+    if wrong:
+        raise ConfigError(
+            "the sizes of a model that is already built cannot be changed",
+            why="; ".join(wrong),
+            next="leave them out (the model tells them), or give a TARGET instead of a module",
+        )
+
+
+def _saver(tokenizer: Any) -> Callable[[Path], None] | None:
+    """Keep a tokenizer of ours with the run; another kind is the user's to keep."""
+    if not callable(getattr(tokenizer, "save", None)) or not hasattr(tokenizer, "fingerprint"):
+        return None
+    return lambda folder: tokenizer.save(folder / "tokenizer")
+
+
+def _can_sample(task: TaskSpec, tokenizer: Any) -> bool:
+    return (
+        task.kind == "causal-lm"
+        and hasattr(tokenizer, "eos_token_id")
+        and callable(getattr(tokenizer, "encode", None))
+        and callable(getattr(tokenizer, "decode", None))
+    )
+
+
+def _as_list(hooks: Sequence[object] | object | None) -> Sequence[object]:
+    if hooks is None:
+        return ()
+    return hooks if isinstance(hooks, list | tuple) else (hooks,)

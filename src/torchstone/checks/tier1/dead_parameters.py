@@ -2,13 +2,13 @@
 
 Reachability is asked by gradient from every answer, under noise on all weights (so that zero starts hide
 nothing), in evaluation and in training mode. What stays unreached is asked again by moving it. Then its place
-decides: a member of a stack whose siblings work must work too; an unused branch (a pooler, a mask token) is
-told, not condemned.
+decides: a part whose counterpart in a sibling block works must work too; an unused branch (a pooler, a mask
+token) is told, not condemned.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torchstone._seeds import seed_everything
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.tier1.backward import influence, owners, shake
+from torchstone.checks.tier1.bypass import Bypass, bypassed
 from torchstone.checks.tier1.objective import answers, spread
-from torchstone.checks.tier1.stack import Siblings, sibling_groups, traced
+from torchstone.checks.tier1.stack import Siblings, sibling_groups, stacks_of, traced
 
 if TYPE_CHECKING:
     from torchstone.checks.context import Batch, Context
@@ -29,102 +30,114 @@ _REROUTES = 4
 
 _ASKED = 24
 _MOVES = 1e-6
+_NEGLIGIBLE = 0.01
+"""Share of the values that unused vectors (mask tokens, spare scales) may have without a warning."""
 
 
-@dataclass(frozen=True)
-class Bypassed:
-    """A whole member of a group of siblings that does nothing while others work."""
+@dataclass
+class Reach:
+    """What the probes found: parameters that nothing reaches, and modules that ran."""
 
-    name: str
-    ran: bool
-    is_tail: bool
-    """Last of its group: its answer may be left out on purpose."""
+    dead: list[str] = field(default_factory=list)
+    ran: set[str] = field(default_factory=set)
 
 
 def dead_parameters(context: Context) -> CheckResult:
     parameters = dict(context.module.named_parameters())
     if not parameters:
         return context.skipped("the model has no parameters")
-    dead, ran = find_dead(context)
-    total = sum(each.numel() for each in parameters.values())
-    lost = sum(parameters[name].numel() for name in dead)
-    if not dead:
+    stacks = stacks_of(context.module, lambda: context.forward(context.batch()))
+    reach = find_dead(context)
+    if not reach.dead:
         return context.passed(
             f"all {len(parameters)} parameters reach the output", measured=0.0, limit=0.0, unit="parameters"
         )
-    details: dict[str, Any] = {"dead": dead[:40], "share": lost / total}
-    blocks = bypassed(context, dead, ran)
-    guilty = [each for each in blocks if not each.ran or not each.is_tail]
+    guilty = [each for each in bypassed(context.module, reach.dead, reach.ran, stacks) if each.certain]
     if guilty:
-        first = guilty[0]
-        how = "runs, but its result is thrown away" if first.ran else "is never called"
-        return context.failed(
-            f"{first.name} {how} while its siblings work",
-            measured=float(len(dead)),
-            limit=0.0,
-            unit="parameters",
-            module=first.name,
-            details=details,
-            hint="call it in forward and pass its result on, or remove it",
-        )
-    discarded = [name for name in dead if _is_discarded_map(context.module, name, ran, blocks)]
-    if discarded:
-        return context.failed(
-            f"{owners(discarded)[0]} runs, but its result does not reach the output",
-            measured=float(len(dead)),
-            limit=0.0,
-            unit="parameters",
-            module=owners(discarded)[0],
-            details=details,
-            hint="its result is overwritten or multiplied by zero; use it or remove the module",
-        )
-    if lost > total / 2:
-        return context.failed(
-            f"{len(dead)} of {len(parameters)} parameters ({lost / total:.0%} of the values) "
-            "never move the output",
-            measured=lost / total,
-            limit=0.5,
-            unit="share",
-            module=owners(dead)[0],
-            details=details,
-            hint="follow the main input through forward: most of the model is not on its way",
-        )
-    names = owners(dead)
-    return context.warned(
-        f"{len(dead)} parameters never move the output for these inputs, in "
-        f"{', '.join(names[:3]) or 'the model itself'}" + (" and others" if len(names) > 3 else ""),
-        measured=lost / total,
+        return _convicted(context, guilty[0], reach)
+    return _weighed(context, parameters, reach)
+
+
+def _convicted(context: Context, guilty: Bypass, reach: Reach) -> CheckResult:
+    how = "runs, but its result is thrown away" if guilty.ran else "is never called"
+    return context.failed(
+        f"{guilty.name} {how}" + (f", while {guilty.twin} works" if guilty.twin else ""),
+        measured=float(len(reach.dead)),
         limit=0.0,
-        unit="share",
-        module=names[0],
-        details=details,
-        hint="an unused branch, or one that needs an optional input; remove it if it is never used",
+        unit="parameters",
+        module=guilty.name,
+        hint="call it in forward and pass its result on, or remove it",
+        details={"dead": reach.dead[:40]},
     )
 
 
-def find_dead(context: Context) -> tuple[list[str], set[str]]:
-    """Names of parameters that nothing reaches, and names of the modules that ran."""
+def _weighed(context: Context, parameters: dict[str, nn.Parameter], reach: Reach) -> CheckResult:
+    """No block is bypassed: how much is dead, and did the modules that hold it run?"""
+    total = sum(each.numel() for each in parameters.values())
+    dead = sum(parameters[name].numel() for name in reach.dead)
+    ran = sum(parameters[name].numel() for name in reach.dead if name.rpartition(".")[0] in reach.ran)
+    names = owners(reach.dead)
+    where = ", ".join(name or "the model itself" for name in names[:3]) + (" and others" if names[3:] else "")
+    fields: dict[str, Any] = {
+        "measured": dead / total,
+        "limit": 0.0,
+        "unit": "share of values",
+        "module": names[0],
+        "details": {"dead": reach.dead[:40]},
+    }
+    idle_inputs = optional_inputs(context)
+    if ran > total / 2 or (dead > total / 2 and not idle_inputs):
+        return context.failed(
+            f"{dead / total:.0%} of the values never move the output, in {where}",
+            hint="follow the main input through forward: most of the model is not on its way",
+            **fields,
+        )
+    vectors = all(sum(size > 1 for size in parameters[name].shape) < 2 for name in reach.dead)
+    if vectors and dead < _NEGLIGIBLE * total:
+        return context.passed(
+            f"all weight matrices reach the output; {len(reach.dead)} vectors do not, in {where}", **fields
+        )
+    reason = f"; they may wait for {', '.join(idle_inputs)}" if idle_inputs else ""
+    return context.warned(
+        f"{len(reach.dead)} parameters never move the output for these inputs, in {where}{reason}",
+        hint="an unused branch, or one that needs an optional input; remove it if it is never used",
+        **fields,
+    )
+
+
+def optional_inputs(context: Context) -> list[str]:
+    """Data that `forward` could take and that the example inputs do not hold."""
+    given = set(context.batch(1))
+    wanted = ("pixels", "audio", "decoder_ids", "ids")
+    return [
+        each.name for each in context.signature.arguments
+        if each.role in wanted and each.natural not in given and each.name not in given
+    ]  # fmt: skip
+
+
+def find_dead(context: Context) -> Reach:
+    """Ask by gradient under several weights, modes and inputs; then move what is left."""
     module = context.module
     _require_all_gradients(module)
-    parameters = {
+    unreached = {
         name: each for name, each in module.named_parameters() if each.is_floating_point() and each.numel()
     }
-    unreached = dict(parameters)
-    ran: set[str] = set()
+    reach = Reach()
     shake(module, seed=context.seed + 1)
     for train in (False, True):
         for seed, batch in enumerate(_batches(context)):
+            _strike_out(context, batch, unreached, reach.ran, train, seed)
             if not unreached:
-                return [], ran
-            _reach(context, batch, unreached, ran, train, seed)
+                return reach
     for draw in range(_REROUTES):
         # Experts that no token chose: under other weights they are chosen; a bypassed module never runs.
-        if not unreached or not _has_idle(module, ran):
+        if not unreached or not _has_idle(module, reach.ran):
             break
         shake(module, seed=context.seed + 100 + draw, strength=2.0)
-        _reach(context, context.batch(seed=draw + 7), unreached, ran, False, draw)
+        _strike_out(context, context.batch(seed=draw + 7), unreached, reach.ran, False, draw)
     _drop_movers(context, unreached)
-    return list(unreached), ran
+    reach.dead = list(unreached)
+    return reach
 
 
 def _batches(context: Context) -> list[Batch]:
@@ -142,7 +155,7 @@ def _batches(context: Context) -> list[Batch]:
     return [plain, other, extra] if set(extra) != set(other) else [plain, other]
 
 
-def _reach(
+def _strike_out(
     context: Context, batch: Batch, unreached: dict[str, nn.Parameter], ran: set[str], train: bool, seed: int
 ) -> None:
     """Strike out what gets a gradient, and note which modules ran."""
@@ -151,9 +164,15 @@ def _reach(
         seed_everything(context.seed + seed)
         total = spread(context.adapter(**batch), seed)
     ran.update(trace.calls)
-    if not total.requires_grad:
+    if not total.requires_grad or not unreached:
         return
-    found = torch.autograd.grad(total, list(unreached.values()), allow_unused=True)
+    try:
+        found = torch.autograd.grad(total, list(unreached.values()), allow_unused=True)
+    except RuntimeError:
+        # In-place tricks of evaluation mode can forbid a backward pass; training mode is asked too.
+        if train:
+            raise
+        return
     for name, gradient in zip(list(unreached), found, strict=True):
         if gradient is not None and bool((gradient != 0).any()):
             del unreached[name]
@@ -167,13 +186,12 @@ def _require_all_gradients(module: nn.Module) -> None:
 
 
 def _has_idle(module: nn.Module, ran: set[str]) -> bool:
-    return any(name not in ran for group in sibling_groups(module) for name in group.names)
+    groups: list[Siblings] = sibling_groups(module)
+    return any(name not in ran for group in groups for name in group.names)
 
 
 def _drop_movers(context: Context, unreached: dict[str, nn.Parameter]) -> None:
-    """A parameter without gradient that still moves the answer is cut off, not dead: gradient-flow judges
-    it.
-    """
+    """A parameter without gradient that still moves the answer is cut off: gradient-flow judges it."""
     batch = context.batch(seed=0)
 
     def answer() -> list[Tensor]:
@@ -186,46 +204,6 @@ def _drop_movers(context: Context, unreached: dict[str, nn.Parameter]) -> None:
         if influence(answer, [unreached[name] for name in names], strength=0.5) > _MOVES:
             for name in names:
                 del unreached[name]
-
-
-def bypassed(context: Context, dead: list[str], ran: set[str]) -> list[Bypassed]:
-    """Whole members of sibling groups that are dead while a sibling is alive, outermost first."""
-    gone = set(dead)
-    found: list[Bypassed] = []
-    for group in sibling_groups(context.module):
-        states = [
-            _is_dead(name, member, gone) for name, member in zip(group.names, group.modules, strict=True)
-        ]
-        if all(states):
-            continue
-        for place, (name, is_dead) in enumerate(zip(group.names, states, strict=True)):
-            if is_dead and not any(name.startswith(f"{outer.name}.") for outer in found):
-                did_run = name in ran or _ran_inside(name, ran)
-                found.append(Bypassed(name, did_run, all(states[place:])))
-    return found
-
-
-def _ran_inside(name: str, ran: set[str]) -> bool:
-    return any(other.startswith(f"{name}.") for other in ran)
-
-
-def _is_dead(name: str, member: nn.Module, gone: set[str]) -> bool:
-    own = [f"{name}.{each}" for each, _ in member.named_parameters()]
-    return bool(own) and all(each in gone for each in own)
-
-
-def _is_discarded_map(module: nn.Module, name: str, ran: set[str], blocks: list[Bypassed]) -> bool:
-    """A matrix of a module that ran inside a working member of a stack, and yet does nothing."""
-    owner = name.rpartition(".")[0]
-    matrix = sum(size > 1 for size in module.get_parameter(name).shape) >= 2
-    if not matrix or owner not in ran or any(owner.startswith(each.name) for each in blocks):
-        return False
-    # The last member often computes something for a next one that does not exist.
-    return any(_inside_working_member(owner, group) for group in sibling_groups(module))
-
-
-def _inside_working_member(owner: str, group: Siblings) -> bool:
-    return any(owner.startswith(f"{member}.") for member in group.names[:-1])
 
 
 CHECKS.add(

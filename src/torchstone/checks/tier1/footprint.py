@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -46,14 +47,26 @@ class Cost:
 
 
 def cost_of(context: Context, batch: Batch) -> Cost:
-    with torch.no_grad(), context.mode(train=False):
-        seed_everything(context.seed)
-        with LiveTensors(existing_tensors(context.module, batch)) as live:
+    return costs_of(context, batch, calls=1)[0]
+
+
+def costs_of(context: Context, batch: Batch, calls: int) -> list[Cost]:
+    """Costs of equal calls in a row; `left_bytes` counts what all of them left behind so far."""
+    costs: list[Cost] = []
+    work = operations = 0
+    with (
+        torch.no_grad(),
+        context.mode(train=False),
+        LiveTensors(existing_tensors(context.module, batch)) as live,
+    ):
+        for _ in range(calls):
+            seed_everything(context.seed)
+            live.peak = live.now
             output = context.adapter(**batch)
-            peak = live.peak
             del output
-            left = live.now
-    return Cost(peak, left, live.multiply_adds, live.operations)
+            costs.append(Cost(live.peak, live.now, live.multiply_adds - work, live.operations - operations))
+            work, operations = live.multiply_adds, live.operations
+    return costs
 
 
 @dataclass(frozen=True)
@@ -96,7 +109,11 @@ def _measure(context: Context) -> Sizes:
     lengths = (max(1, longest // 2), longest)
     if lengths[0] == lengths[1] or lengths[0] < 4:
         return Sizes(rows, (by_rows[0], by_rows[1]), None, None)
-    by_tokens = tuple(cost_of(context, context.batch(1, length=each)) for each in lengths)
+    try:
+        by_tokens = tuple(cost_of(context, context.batch(1, length=each)) for each in lengths)
+    except (RuntimeError, IndexError, ValueError):
+        # A length that the model does not take is shape-robustness' finding.
+        return Sizes(rows, (by_rows[0], by_rows[1]), None, None)
     return Sizes(rows, (by_rows[0], by_rows[1]), lengths, (by_tokens[0], by_tokens[1]))
 
 
@@ -139,11 +156,10 @@ def memory_footprint(context: Context) -> CheckResult:
 
 
 def _left_behind(context: Context) -> int:
-    """Bytes that a third and a fourth equal call keep alive; the first two may fill a cache."""
+    """Bytes by which every further equal call adds to what is alive; the first two may fill a cache."""
     batch = context.batch(2)
-    context.forward(batch)
-    left = [cost_of(context, batch).left_bytes for _ in range(3)]
-    return min(left[1:])
+    left = [each.left_bytes for each in costs_of(context, batch, calls=5)]
+    return min(after - before for before, after in pairwise(left[1:]))
 
 
 def inference_speed(context: Context) -> CheckResult:
@@ -154,7 +170,7 @@ def inference_speed(context: Context) -> CheckResult:
     tokens = value.numel() if context.takes_tokens else 1
     median = statistics.median(times)
     unit = "tokens/s" if context.takes_tokens else "samples/s"
-    costs = [cost_of(context, batch) for _ in range(3)]
+    costs = costs_of(context, batch, calls=4)[1:]
     details: dict[str, Any] = {
         "median_ms": median * 1e3, "p95_ms": sorted(times)[-1] * 1e3, "per_second": tokens / median,
         "operations": costs[0].operations, "multiply_adds": costs[0].multiply_adds,

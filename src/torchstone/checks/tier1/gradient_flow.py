@@ -16,18 +16,21 @@ from torch import Tensor
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.tier1.backward import Backward, backward, cutting_module, influence, owners, small_step
 from torchstone.checks.tier1.finite import first_bad_module
+from torchstone.checks.tier1.stack import stacks_of
 
 if TYPE_CHECKING:
     from torchstone.checks.context import Batch, Context
     from torchstone.tracking.records import CheckResult
 
 EXPLODED = 1e4
-"""Norm of one parameter's gradient for a loss of a few units; clipping at 1 would throw away all but a ten-
-thousandth.
-"""
+"""|gradient| times |parameter|: what the loss would change by if the parameter doubled. Free of scale, so that a
+zero-initialised embedding in front of a norm, whose bare gradient is huge, is not condemned."""
 
-VANISHED = 1e-7
-"""Gradient per entry relative to the strongest matrix; below it float32 sums lose the step."""
+APART = 1e6
+"""Between the gradients of one matrix and its twin in another block of the stack."""
+
+FAINT = 1e-12
+"""Gradient per entry relative to the strongest matrix. Layer scales of 1e-6 lie far above."""
 
 _STEPS = 2
 _ASKED = 12
@@ -129,8 +132,10 @@ def _main(context: Context, batch: Batch) -> list[Tensor]:
 
 
 def _sizes(context: Context, first: Backward) -> CheckResult:
+    context.kept.restore()
     norms = {name: float(each.norm()) for name, each in first.gradients.items() if each is not None}
     parameters = dict(context.module.named_parameters())
+    pull = {name: norm * float(parameters[name].detach().norm()) for name, norm in norms.items()}
     per_entry = {
         name: norm / math.sqrt(parameters[name].numel())
         for name, norm in norms.items()
@@ -139,45 +144,74 @@ def _sizes(context: Context, first: Backward) -> CheckResult:
     strongest = max(per_entry.values(), default=0.0)
     weakest = min(per_entry, key=lambda name: per_entry[name], default="")
     ratio = per_entry[weakest] / strongest if strongest else 1.0
-    wildest = max(norms, key=lambda name: norms[name], default="")
+    wildest = max(pull, key=lambda name: pull[name], default="")
     unused = first.silent()
     details: dict[str, Any] = {
         "loss": first.loss,
         "largest": wildest,
         "largest_norm": norms.get(wildest, 0.0),
+        "largest_pull": pull.get(wildest, 0.0),
         "weakest": weakest,
         "weakest_ratio": ratio,
         "without_gradient": unused[:20],
     }
-    if norms and norms[wildest] > EXPLODED:
+    if pull and pull[wildest] > EXPLODED:
         return context.failed(
-            f"the gradient of {wildest} has norm {norms[wildest]:.3g}",
-            measured=norms[wildest],
+            f"the gradient explodes: for {wildest} it has norm {norms[wildest]:.3g}, "
+            f"a loss change of {pull[wildest]:.3g} per doubling",
+            measured=pull[wildest],
             limit=EXPLODED,
-            unit="norm",
+            unit="nats per doubling",
             module=owners([wildest])[0],
             details=details,
             hint="normalise before this module, or draw its weights smaller",
         )
-    if ratio < VANISHED:
+    twins = _furthest_twins(context, per_entry)
+    if twins is not None and twins[2] > APART:
+        weak, strong, factor = twins
         return context.failed(
-            f"the gradient vanishes: {weakest} gets {ratio:.1e} of what the strongest matrix gets",
+            f"the gradient fades with depth: {weak} gets 1/{factor:.0e} of what its twin {strong} gets",
+            measured=factor,
+            limit=APART,
+            unit="ratio",
+            module=owners([weak])[0],
+            details=details,
+            hint="add residual paths or normalisation between the two",
+        )
+    if ratio < FAINT:
+        return context.warned(
+            f"the gradient is faint: {weakest} gets {ratio:.1e} of what the strongest matrix gets",
             measured=ratio,
-            limit=VANISHED,
+            limit=FAINT,
             unit="ratio",
             module=owners([weakest])[0],
             details=details,
-            hint="add residual paths or normalisation between it and the output",
+            hint="weights next to zero on its way? see parameter-initialization",
         )
     extra = f"; {len(unused)} get none" if unused else ""
     return context.passed(
         f"gradients reach {len(norms) - sum(norm == 0 for norm in norms.values())} parameters{extra}, "
-        f"norms up to {norms.get(wildest, 0.0):.3g}",
-        measured=norms.get(wildest, 0.0),
+        f"the strongest in {wildest}",
+        measured=pull.get(wildest, 0.0),
         limit=EXPLODED,
-        unit="norm",
+        unit="nats per doubling",
         details=details,
     )
+
+
+def _furthest_twins(context: Context, per_entry: dict[str, float]) -> tuple[str, str, float] | None:
+    """The weakest and the strongest of one matrix over the blocks of a stack, where they differ most."""
+    found: list[tuple[str, str, float]] = []
+    for stack in stacks_of(context.module, lambda: context.forward(context.batch())):
+        twins: dict[str, list[str]] = {}
+        for member in stack.names:
+            for name in per_entry:
+                if name.startswith(f"{member}."):
+                    twins.setdefault(name[len(member) :], []).append(name)
+        for names in twins.values():
+            weak, strong = (pick(names, key=lambda name: per_entry[name]) for pick in (min, max))
+            found.append((weak, strong, per_entry[strong] / per_entry[weak]))
+    return max(found, key=lambda each: each[2], default=None)
 
 
 CHECKS.add(

@@ -28,8 +28,15 @@ COLLAPSED = 1e-5
 def numerical_stability(context: Context) -> CheckResult:
     largest, where = 0.0, ""
     probes = 0
+    refused: list[str] = []
     for label, batch in probes_of(context):
-        output = context.forward(batch)
+        try:
+            output = context.forward(batch)
+        except (RuntimeError, IndexError, ValueError):
+            if not probes:
+                raise
+            refused.append(label)
+            continue
         probes += 1
         if not_numbers(answers(output) or [output.main]):
             module = first_bad_module(context.module, lambda batch=batch: context.forward(batch))  # type: ignore[misc]
@@ -49,7 +56,7 @@ def numerical_stability(context: Context) -> CheckResult:
         size = float(finite.abs().max()) if finite.numel() else 0.0
         if size > largest:
             largest, where = size, label
-    details = {"probes": probes, "largest_at": where}
+    details = {"probes": probes, "largest_at": where, "refused": refused}
     variation = _variation(context)
     if largest > LARGE:
         return context.warned(
@@ -107,15 +114,17 @@ def _token_probes(context: Context, batch: Batch, ids: Tensor) -> Iterator[tuple
     same: dict[str, int] = {"id 0 everywhere": 0, "one id everywhere": int(ids.flatten()[0])}
     if vocabulary:
         same["the last id everywhere"] = int(vocabulary) - 1
-    pad = context.facts.pad_token_id
-    if pad is not None and 0 <= pad < (vocabulary or 0):
-        same["the padding id everywhere"] = int(pad)
     specials = _special_ids(context)
     for label, token in same.items():
         # Where the same id marks a structure (a separator, an image slot), filling a row with it is
         # no legal input.
         if token not in specials:
             yield label, {**batch, context.primary: torch.full_like(ids, token)}
+    pad = context.facts.pad_token_id
+    if pad is not None and 0 <= pad < (vocabulary or 0):
+        mixed = ids.clone()
+        mixed[:, 1::2] = int(pad)
+        yield "padding ids between the others", {**batch, context.primary: mixed}
     longest = context.plan.longest
     if longest > ids.shape[1]:
         yield f"{longest} tokens", context.batch(1, length=longest)

@@ -58,7 +58,8 @@ def class_logits(context: Context, output: Output) -> Tensor | None:
         if found is None and vocabulary and output.main.shape[-1] >= vocabulary:
             found = output.main
         return found if found is not None and found.dim() == 3 and found.is_floating_point() else None
-    if context.task.kind == "classification" or output.logits is not None:
+    named = output.main_name == "logits" or (output.main_name == "tensor" and output.logits is not None)
+    if context.task.kind == "classification" or named:
         found = output.logits if output.logits is not None else output.main
         return found if found.dim() >= 2 and found.shape[-1] > 1 and found.is_floating_point() else None
     return None

@@ -103,30 +103,32 @@ def residual_scale(context: Context) -> CheckResult:
 
 
 def measure(context: Context, stack: Siblings) -> Depth | None:
-    """One run with gradients through the stack, in evaluation mode."""
-    kept: dict[int, Tensor] = {}
+    """One run with gradients through the stack."""
+    found, loss = _through(context, stack, train=False)
+    if len(found) < 2:
+        return None
+    gradients: tuple[Tensor | None, ...] = (None,) * len(found)
+    if loss.requires_grad and all(each.requires_grad for each in found):
+        try:
+            gradients = torch.autograd.grad(loss, found, allow_unused=True)
+        except RuntimeError:
+            # In-place tricks of evaluation mode forbid a backward pass; training mode does without them.
+            found, loss = _through(context, stack, train=True)
+            gradients = torch.autograd.grad(loss, found, allow_unused=True)
+    sizes = tuple(_rms(each) for each in gradients if each is not None)
+    return Depth(stack, tuple(_rms(each) for each in found), sizes if len(sizes) == len(found) else ())
 
-    def keep(state: Tensor) -> Tensor:
-        if state.requires_grad:
-            state.retain_grad()
-        kept[id(state)] = state
-        return state
 
+def _through(context: Context, stack: Siblings, train: bool) -> tuple[list[Tensor], Tensor]:
+    """States after each block, still on the graph, and the loss."""
     batch = context.batch()
     members = dict(zip(stack.names, stack.modules, strict=True))
-    with context.mode(train=False), torch.enable_grad(), traced(members, keep=keep) as trace:
+    with context.mode(train), torch.enable_grad(), traced(members, keep=lambda state: state) as trace:
         seed_everything(context.seed)
         output = context.adapter(**batch)
         loss = objective(context, batch, output, seed=context.seed).loss(output)
     states = [trace.last(name) for name in stack.names]
-    found = [each for each in states if each is not None]
-    if len(found) != len(stack.names) or len(found) < 2:
-        return None
-    gradients: tuple[Tensor | None, ...] = (None,) * len(found)
-    if loss.requires_grad and all(each.requires_grad for each in found):
-        gradients = torch.autograd.grad(loss, found, allow_unused=True)
-    sizes = tuple(_rms(each) for each in gradients if each is not None)
-    return Depth(stack, tuple(_rms(each) for each in found), sizes if len(sizes) == len(found) else ())
+    return [each for each in states if each is not None], loss
 
 
 def per_block(sizes: tuple[float, ...], additive: bool) -> float:

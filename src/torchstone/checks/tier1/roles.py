@@ -28,7 +28,7 @@ _MAPS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, nn.modules.c
 # models stay within them; a forgotten 1/sqrt(fan_in), a doubled one or a wrong decimal does not.
 LINEAR_WARN, LINEAR_FAIL = 6.0, 30.0
 TABLE_WARN, TABLE_FAIL = 10.0, 100.0
-TINY_WARN, TINY_FAIL = 1 / 200, 1e-5
+TINY = 1 / 200
 
 
 @dataclass(frozen=True)
@@ -172,10 +172,9 @@ def _judge_map(name: str, std: float, mean: float, values: Tensor, owner: nn.Mod
         if high > bound:
             reason = f"std {std:.3g} is {high:.0f} times what a fan-in of {inputs} asks for"
             return Verdict(name, "linear", status, reason, std, high)
-    for bound, status in ((TINY_FAIL, "fail"), (TINY_WARN, "warn")):
-        if low < bound:
-            reason = f"std {std:.3g} is {low:.1e} of what a fan-in of {inputs} asks for"
-            return Verdict(name, "linear", status, reason, std, low)
+    if low < TINY:
+        reason = f"std {std:.3g} is {low:.1e} of what a fan-in of {inputs} asks for"
+        return Verdict(name, "linear", "warn", reason, std, low)
     lean = abs(mean) / std
     if inputs >= 16 and values.numel() >= 256 and lean > 0.5:
         status = "fail" if lean > 1.0 else "warn"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from torchstone._errors import TorchstoneError
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.tier1.finite import first_bad_module, not_numbers
 
@@ -106,6 +107,9 @@ def _probe(context: Context, case: Case) -> dict[str, Any]:
     batch = make(context, case)
     try:
         output = context.forward(batch)
+    except TorchstoneError:
+        # We could not make or place the inputs: no fault of the model.
+        raise
     except Exception as error:  # whatever the model raises is the finding
         kind = "refused" if is_refusal(error) else "fail"
         return {

@@ -1,8 +1,7 @@
 """The repeated stack of a model: sibling modules of one class that do the deep work, and what they put out.
 
-Found by structure (a list or sequence of equal classes with equal parameter shapes) and confirmed by a run:
-in a stack the siblings run one after the other on states of one shape. Experts of a mixture are siblings too,
-but run side by side.
+Found by structure (numbered children of equal class) and confirmed by a run: in a stack the siblings run one
+after the other on states of one shape. Experts of a mixture are siblings too, but run side by side.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Siblings:
-    """Modules of one class and like shapes under one parent."""
+    """Modules of one class under one parent."""
 
     name: str
     """Dotted name of the parent."""
@@ -30,14 +29,13 @@ class Siblings:
 
 
 def sibling_groups(module: nn.Module) -> list[Siblings]:
-    """Groups of at least two children with equal class and equal parameter shapes, in their own order."""
+    """Groups of at least two numbered children of equal class, in their own order."""
     groups = []
     for path, parent in module.named_modules():
-        by_kind: dict[Any, list[tuple[str, nn.Module]]] = {}
+        by_kind: dict[type, list[tuple[str, nn.Module]]] = {}
         for own_name, child in parent.named_children():
-            shapes = tuple(tuple(each.shape) for each in child.parameters())
-            if (shapes and own_name.lstrip("_").isdigit()) or (_is_numbered(own_name) and shapes):
-                by_kind.setdefault((type(child), shapes), []).append((own_name, child))
+            if _is_numbered(own_name) and any(True for _ in child.parameters()):
+                by_kind.setdefault(type(child), []).append((own_name, child))
         for members in by_kind.values():
             if len(members) > 1:
                 names = tuple(f"{path}.{own}" if path else own for own, _ in members)
@@ -46,13 +44,16 @@ def sibling_groups(module: nn.Module) -> list[Siblings]:
 
 
 def _is_numbered(name: str) -> bool:
-    """`layer_3`, `block12`: children that a builder numbered instead of putting them into a list."""
+    """`3` in a list, `layer_3` or `block12` where a builder numbered attributes instead."""
     return name.rstrip("0123456789") != name
 
 
 @dataclass
 class Trace:
     """Order and outputs of hooked modules in one run."""
+
+    keeps_shape: set[str] = field(default_factory=set)
+    """Modules whose answer has the shape of their first input."""
 
     calls: list[str] = field(default_factory=list)
     outputs: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -86,9 +87,12 @@ def traced(modules: dict[str, nn.Module], keep: Callable[[Tensor], Tensor] | Non
     handles: list[RemovableHandle] = []
 
     def watch(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+        def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             trace.calls.append(name)
             state = state_of(output) if keep is not None else None
+            given = state_of(args) if args else state_of(kwargs)
+            if state is not None and given is not None and given.shape == state.shape:
+                trace.keeps_shape.add(name)
             if keep is not None and state is not None:
                 trace.outputs.setdefault(name, []).append(keep(state))
 
@@ -96,7 +100,7 @@ def traced(modules: dict[str, nn.Module], keep: Callable[[Tensor], Tensor] | Non
 
     try:
         for name, module in modules.items():
-            handles.append(module.register_forward_hook(watch(name)))
+            handles.append(module.register_forward_hook(watch(name), with_kwargs=True))
         yield trace
     finally:
         for handle in handles:
@@ -104,16 +108,20 @@ def traced(modules: dict[str, nn.Module], keep: Callable[[Tensor], Tensor] | Non
 
 
 def deep_stacks(groups: list[Siblings], trace: Trace) -> list[Siblings]:
-    """Groups whose members ran once each, in order, on states of one shape: the largest first, no nested
-    ones.
+    """Groups whose members ran once each, in order, on states of one shape; the largest first, none nested.
+
+    A member may have been left out: that is what dead-parameters looks for.
     """
     found = []
     for group in groups:
         calls = [name for name in trace.calls if name in group.names]
-        if calls != list(group.names):
+        if not calls or calls != [name for name in group.names if name in calls]:
             continue
-        shapes = {tuple(state.shape) for name in group.names if (state := trace.last(name)) is not None}
-        if len(shapes) == 1 and len(group.names) == sum(trace.last(name) is not None for name in group.names):
+        states = [trace.last(name) for name in calls]
+        shapes = {tuple(state.shape) for state in states if state is not None}
+        whole = len(shapes) == 1 and None not in states and set(calls) <= trace.keeps_shape
+        # Two or three bare maps in a row are a small network inside something, not the depth of the model.
+        if whole and (len(group.names) > 3 or any(True for _ in group.modules[0].children())):
             found.append(group)
     outer = [each for each in found if not any(_inside(each, other) for other in found)]
     return sorted(outer, key=lambda each: -sum(p.numel() for m in each.modules for p in m.parameters()))

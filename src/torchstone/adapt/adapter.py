@@ -25,8 +25,8 @@ def adapt(module: nn.Module, config: Any = None, task: TaskSpec | str | None = N
     """Make `module` callable with a batch in natural names."""
     signature = read_signature(module)
     binding = Binding(module, signature)
-    facts = measure(binding, facts_of_config(module, config))
-    return Adapter(binding, facts, _task(task, guess_task(signature, facts, binding)))
+    facts, behaviour = measure(binding, facts_of_config(module, config))
+    return Adapter(binding, facts, _task(task, guess_task(binding.base, signature, facts, behaviour)))
 
 
 class Adapter:

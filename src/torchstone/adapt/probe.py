@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -127,15 +127,39 @@ _QUESTIONS = frozenset(
 )
 
 
+@dataclass
+class Sight:
+    """What was seen in one run."""
+
+    consumers: dict[str, list[Consumer]] = field(default_factory=dict)
+    position_limits: list[int] = field(default_factory=list)
+    """Rows that tables indexed by position have left for tokens."""
+    causal_attention: bool = False
+
+    def table(self, name: str) -> Consumer | None:
+        """The table that the input `name` indexes."""
+        found = self.consumers.get(name, [])
+        return next((each for each in found if each.operation in ("embedding", "index")), None)
+
+    def table_rows(self, name: str) -> int | None:
+        table = self.table(name)
+        return None if table is None else table.rows
+
+
 class Watch(TorchFunctionMode):
     """Record the first operations that compute with `tensors` (name -> tensor)."""
 
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
+    def __init__(self, tensors: dict[str, Tensor], module: nn.Module) -> None:
         super().__init__()
-        self.consumers: dict[str, list[Consumer]] = {name: [] for name in tensors}
+        self.sight = Sight({name: [] for name in tensors})
         self._names = {id(tensor): name for name, tensor in tensors.items()}
         # Keeps watched tensors alive, so that their ids are not given to others.
         self._alive: list[Any] = list(tensors.values())
+        self._kept = {id(each) for each in (*module.parameters(), *module.buffers())}
+        lengths = {
+            each.shape[1] for each in tensors.values() if each.dim() == 2 and not each.is_floating_point()
+        }
+        self._length = lengths.pop() if len(lengths) == 1 else None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -156,18 +180,74 @@ class Watch(TorchFunctionMode):
             self._record(index, Consumer("index", args[0], index))
         elif touched and called not in _CARRIERS and called not in _QUESTIONS and called != "__getitem__":
             self._record(touched[0], _consumer(called, touched[0], args, kwargs))
+        if not touched and index is None:
+            self._see_positions(called, args, kwargs)
         result = func(*args, **kwargs)
+        self._see_attention(called, args, kwargs, result)
         if touched and index is None and (called in _CARRIERS or called == "__getitem__"):
             self._follow(self._names[id(touched[0])], result)
         return result
 
     def _record(self, tensor: Tensor, consumer: Consumer) -> None:
-        self.consumers[self._names[id(tensor)]].append(consumer)
+        self.sight.consumers[self._names[id(tensor)]].append(consumer)
 
     def _follow(self, name: str, result: Any) -> None:
         for each in _flat(result):
             self._names.setdefault(id(each), name)
             self._alive.append(each)
+
+    def _see_positions(self, called: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A table read at 0, 1, 2 ... or sliced to the length of the input ends where its rows end."""
+        length = self._length
+        if length is None or length < 3:
+            return
+        if called == "embedding" and len(args) >= 2 and isinstance(args[1], Tensor):
+            self._see_table(args[0], int(args[1].shape[0]))
+        elif called == "__getitem__" and len(args) == 2 and id(args[0]) in self._kept:
+            wanted = args[1] if isinstance(args[1], tuple) else (args[1],)
+            if isinstance(wanted[0], Tensor):
+                self._see_table(wanted[0], int(args[0].shape[0]))
+            sliced = [each for each in wanted if each is not Ellipsis]
+            offset = args[0].dim() - len(sliced) if Ellipsis in [e for e in wanted if e is Ellipsis] else 0
+            for place, each in enumerate(sliced):
+                is_cut = isinstance(each, slice) and each.stop == length and each.start in (None, 0)
+                if is_cut and place + offset < args[0].dim() and args[0].shape[place + offset] > length:
+                    self.sight.position_limits.append(int(args[0].shape[place + offset]))
+
+    def _see_table(self, index: Any, rows: int) -> None:
+        if not isinstance(index, Tensor) or index.is_floating_point() or index.numel() == 0:
+            return
+        row = index.reshape(-1, index.shape[-1])[0] if index.dim() else index
+        if row.numel() != self._length or index.dim() > 2:
+            return
+        first = int(row[0])
+        if bool((row == torch.arange(first, first + row.numel(), device=row.device)).all()) and first >= 0:
+            self.sight.position_limits.append(rows - first)
+
+    def _see_attention(self, called: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        if self.sight.causal_attention:
+            return
+        if called == "scaled_dot_product_attention":
+            mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
+            causal = bool(kwargs.get("is_causal", args[5] if len(args) > 5 else False))
+            self.sight.causal_attention = causal or (isinstance(mask, Tensor) and _hides_later(mask))
+        elif called == "softmax" and isinstance(result, Tensor) and result.dim() >= 3:
+            square = result.shape[-1] == result.shape[-2] > 2
+            self.sight.causal_attention = square and not bool(result.triu(1).any())
+        elif called == "multi_head_attention_forward":
+            mask = kwargs.get("attn_mask")
+            self.sight.causal_attention = isinstance(mask, Tensor) and _hides_later(mask)
+
+
+def _hides_later(mask: Tensor) -> bool:
+    """Whether a mask, of either kind, treats all later positions alike and unlike the earlier ones."""
+    if mask.dim() < 2 or mask.shape[-1] != mask.shape[-2] or mask.shape[-1] < 3:
+        return False
+    later = torch.ones(mask.shape[-2:], dtype=torch.bool, device=mask.device).triu(1)
+    square = mask.reshape(-1, *mask.shape[-2:])[0]
+    if square.dtype == torch.bool:
+        return bool((square == later).all() or (square == ~later).all())
+    return bool((square[later] < -1e3).all() and (square[~later] > -1e3).all())
 
 
 def _flat(value: Any) -> list[Tensor]:
@@ -185,18 +265,16 @@ def _consumer(called: str, tensor: Tensor, args: tuple[Any, ...], kwargs: dict[s
     return Consumer(called, others[0] if others else None, tensor)
 
 
-def watch(
-    module: nn.Module, tensors: dict[str, Tensor], call: Callable[[], Any]
-) -> tuple[dict[str, list[Consumer]], Any]:
-    """Run `call` quietly; the consumers of each tensor, and the result or the refusal."""
-    mode = Watch(tensors)
+def watch(module: nn.Module, tensors: dict[str, Tensor], call: Callable[[], Any]) -> tuple[Sight, Any]:
+    """Run `call` quietly; what was seen of each tensor, and the result or the refusal."""
+    mode = Watch(tensors, module)
     with quiet(module):
         try:
             with mode:
                 result = call()
         except REFUSALS as refusal:
             result = refusal
-    return mode.consumers, result
+    return mode.sight, result
 
 
 def place_by_probing(module: nn.Module, signature: Signature) -> Signature:
@@ -246,8 +324,8 @@ def _first_consumer(module: nn.Module, name: str, by_keyword: bool) -> Consumer 
             if by_keyword
             else (lambda offer=offer: module(offer))
         )
-        consumers, result = watch(module, {name: offer}, call)
-        for consumer in consumers[name]:
+        sight, result = watch(module, {name: offer}, call)
+        for consumer in sight.consumers[name]:
             if consumer.operation in (
                 "embedding",
                 "index",

@@ -51,7 +51,20 @@ class Database:
             self._engine.dispose()
 
     def read(self, work: Callable[[Connection], Result]) -> Result:
-        return self._patiently(lambda: self._run(work, write=False))
+        if not self.readonly:
+            return self._patiently(lambda: self._run(work, write=False))
+        for _ in range(5):
+            before = self._stamp()
+            try:
+                found = self._patiently(lambda: self._run(work, write=False))
+            except EnvironmentProblem:
+                if self._stamp() == before:
+                    raise
+                continue
+            # A writer that came meanwhile may have moved pages of a file taken as immutable: read it again.
+            if before[2] or self._stamp() == before:
+                return found
+        raise TryAgain("the store changes too quickly to be read", where=str(self.path))
 
     def write(self, work: Callable[[Connection], Result]) -> Result:
         """Run `work` in one transaction: all of it is kept, or nothing."""
@@ -128,6 +141,10 @@ class Database:
         # `-wal`), nothing can change under us, and SQLite may take the file as immutable: no trace.
         writer_about = Path(f"{self.path}-wal").exists()
         return self._connect("ro" if writer_about else "ro&immutable=1")
+
+    def _stamp(self) -> tuple[int, int, bool]:
+        found = self.path.stat()
+        return found.st_mtime_ns, found.st_size, Path(f"{self.path}-wal").exists()
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         connection = sqlite3.connect(

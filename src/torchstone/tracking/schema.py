@@ -1,7 +1,8 @@
 """The tables of the store. An open format: any SQLite client can read the file.
 
-Times are seconds since 1970 in UTC. `value` is NULL for NaN, because SQLite knows no NaN; infinities are kept
-as they are. JSON is kept as text. A change here needs a numbered step in `migrations.py`.
+Times are seconds since 1970 in UTC. `value` is NULL for NaN, because SQLite knows no NaN; infinities are
+kept as they are, the sign of zero is not. JSON is kept as text. A change here needs a numbered step in
+`migrations.py`.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ SPILL_NAME = "metrics.spill.jsonl"
 
 def append(path: Path, rows: Sequence[MetricRow]) -> None:
     """Add `rows` at the end of the file. Raises OSError where it cannot be written."""
-    text = "".join(json.dumps([row.key, row.step, _as_text(row.value), row.at]) + "\n" for row in rows)
+    text = "".join(json.dumps([str(row.key), row.step, _as_text(row.value), row.at]) + "\n" for row in rows)
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
 

@@ -61,12 +61,15 @@ class Store:
                 where=str(path),
                 next="run `torchstone train` or `torchstone check` first, or set TORCHSTONE_STORE",
             )
-        if not readonly:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        database = Database(path, readonly=readonly, patience_s=patience_s)
-        database.read(lambda connection: migrations.refuse_foreign(connection, str(path)))
-        if not readonly:
-            database.write(migrations.migrate)
+        if path.is_file():
+            # Looked at without touching it: a file that is not ours must stay as it is.
+            looking = Database(path, readonly=True, patience_s=patience_s)
+            looking.read(lambda connection: migrations.refuse_foreign(connection, str(path)))
+        if readonly:
+            return cls(looking)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        database = Database(path, readonly=False, patience_s=patience_s)
+        database.write(migrations.migrate)
         return cls(database)
 
     @property

@@ -25,6 +25,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy.exc import StatementError
+
+from torchstone._errors import TorchstoneError
 from torchstone.tracking import spill as spill_file
 from torchstone.tracking.rows import MetricRow
 from torchstone.tracking.store import Store
@@ -80,7 +83,8 @@ class MetricWriter:
         self._closing = False
         self._foreign = False
         self._wake = threading.Event()
-        self._idle = threading.Condition()
+        self._answer = threading.Condition()
+        self._asked = self._answered = 0
         if spill is not None:
             spill_file.absorb(store, run_id, spill)
         if resume_after is not None:
@@ -101,31 +105,28 @@ class MetricWriter:
         now = time.time()
         for key, value in values.items():
             try:
-                rows.append(MetricRow(key, step, float(value), now))
-            except (TypeError, ValueError, RuntimeError):
+                rows.append(MetricRow(key, int(step), float(value), now))
+            except (TypeError, ValueError, OverflowError, RuntimeError):
                 self._reject(key, step, value)
 
-    def _reject(self, key: str, step: int, value: object) -> None:
+    def _reject(self, key: object, step: object, value: object) -> None:
         self._rejected += 1
         if self._rejected == 1:
-            logger.warning("metric %s at step %s is not a number but %s", key, step, type(value).__name__)
+            logger.warning("not a metric: %r at step %r is %s", key, step, type(value).__name__)
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Wait until everything logged so far is in the store; False if it is not after `timeout_s`.
 
         A store that is known to fail is not waited for.
         """
-        if self._foreign:
+        if self._foreign or self._closing:
             return False
-        deadline = time.monotonic() + timeout_s
-        with self._idle:
-            while self._rows or self._in_hand:
-                rest = deadline - time.monotonic()
-                if self._error or rest <= 0 or not self._thread.is_alive():
-                    return False
-                self._wake.set()
-                self._idle.wait(min(rest, 0.05))
-        return True
+        with self._answer:
+            self._asked += 1
+            ticket = self._asked
+            self._wake.set()
+            self._answer.wait_for(lambda: self._answered >= ticket or self._error, timeout_s)
+            return self._answered >= ticket
 
     def close(self, timeout_s: float = 10.0) -> WriterReport:
         """Drain, and say what became of the rows. What the store does not take in time is spilled."""
@@ -136,7 +137,7 @@ class MetricWriter:
             if self._thread.is_alive():
                 # Stuck inside the store. Its batch may still arrive there: twice is as good as once.
                 self._error = self._error or f"the store did not answer within {timeout_s:g} s"
-                self._set_aside([*self._in_hand, *self._rows])
+                self._set_aside([*self._in_hand, *self._take(self._max_rows * 2)])
             _OPEN.discard(self)
         report = WriterReport(self._written, self._spilled, self._lost, self._rejected, self._error)
         if not report.complete:
@@ -158,49 +159,72 @@ class MetricWriter:
         while not self._closing:
             self._wake.wait(pause)
             self._wake.clear()
+            asked = self._asked
             failed = not self._drain()
+            with self._answer:
+                self._answered = self._answered if failed else asked
+                self._answer.notify_all()
             pause = min(pause * 2, _LONGEST_PAUSE_S) if failed else self._every_s
             if failed and len(self._rows) + len(self._in_hand) >= self._max_rows // 2:
-                self._set_aside(self._take_all())
+                self._give_up()
         if not self._drain():
-            self._set_aside(self._take_all())
+            self._give_up()
         self._recover_spilled()
 
     def _drain(self) -> bool:
         """Write all waiting rows; False when the store did not take a batch, which then stays in hand."""
         while True:
-            while self._rows and len(self._in_hand) < _BATCH:
-                self._in_hand.append(self._rows.popleft())
+            self._in_hand += self._take(_BATCH - len(self._in_hand))
             if not self._in_hand:
-                break
+                return True
             try:
-                self._store.log_rows(self.run_id, self._in_hand)
+                self._written += self._keep(self._in_hand)
             # The one place where any failure is taken: a step must not die of its bookkeeping.
             except Exception as error:
                 if not self._error:
                     logger.warning("metrics wait in memory: %s", error)
-                self._error = str(error).splitlines()[0]
+                self._error = str(error).partition("\n")[0] or type(error).__name__
                 return False
-            self._written += len(self._in_hand)
             self._in_hand = []
             self._error = ""
-        with self._idle:
-            self._idle.notify_all()
-        return True
 
-    def _take_all(self) -> list[MetricRow]:
-        taken, self._in_hand = self._in_hand, []
-        while self._rows:
-            taken.append(self._rows.popleft())
+    def _keep(self, rows: list[MetricRow]) -> int:
+        """Store `rows`; how many. One that the database cannot hold must not stop the others."""
+        try:
+            self._store.log_rows(self.run_id, rows)
+        except TorchstoneError:
+            raise
+        except (StatementError, ValueError, TypeError, OverflowError):
+            if len(rows) == 1:
+                self._reject(*rows[0][:3])
+                return 0
+            half = len(rows) // 2
+            return self._keep(rows[:half]) + self._keep(rows[half:])
+        return len(rows)
+
+    def _take(self, most: int) -> list[MetricRow]:
+        taken: list[MetricRow] = []
+        while len(taken) < most:
+            try:
+                taken.append(self._rows.popleft())
+            except IndexError:  # asking first and taking then would not do: `close` takes too
+                break
         return taken
 
+    def _give_up(self) -> None:
+        rows = [*self._in_hand, *self._take(self._max_rows * 2)]
+        self._in_hand = []
+        self._set_aside(rows)
+
     def _set_aside(self, rows: list[MetricRow]) -> None:
+        if not rows:
+            return
         try:
             if self._spill is None:
                 raise FileNotFoundError("this writer has no spill file")
             spill_file.append(self._spill, rows)
             self._spilled += len(rows)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._lost += len(rows)
             logger.warning("%d metric rows lost: %s", len(rows), error)
 
@@ -211,8 +235,8 @@ class MetricWriter:
         try:
             self._written += spill_file.absorb(self._store, self.run_id, self._spill)
             self._spilled = 0
-        except Exception as error:  # they stay in the spill file, and the report says so
-            self._error = str(error).splitlines()[0]
+        except (TorchstoneError, OSError) as error:  # they stay in the spill file, and the report says so
+            self._error = str(error)
 
 
 _OPEN: weakref.WeakSet[MetricWriter] = weakref.WeakSet()

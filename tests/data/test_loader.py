@@ -86,6 +86,18 @@ def test_the_rest_is_exact_even_in_batches_of_another_size() -> None:
     assert rest == [each for ids, _ in whole[2:] for each in ids]
 
 
+def test_behind_the_last_batch_begins_the_next_epoch() -> None:
+    states = [state for _, state in drain(Loader(Numbers(5), 2, seed=9), epochs=2)]
+    assert [(state["epoch"], state["consumed"]) for state in states] == [
+        (0, 2),
+        (0, 4),
+        (1, 0),
+        (1, 2),
+        (1, 4),
+        (2, 0),
+    ]
+
+
 def test_looking_does_not_move_the_loader() -> None:
     loader = Loader(Numbers(9), 2, seed=1)
     first = next(iter(loader))[0]["input_ids"]

@@ -59,6 +59,7 @@ def test_resnet_gives_every_parameter_a_gradient() -> None:
     model = ResNet18(num_classes=4)
     logits = model(torch.randn(2, 3, 16, 16))
     assert logits.shape == (2, 4)
+    assert model.blocks(model.stem(torch.randn(1, 3, 32, 32))).shape == (1, 512, 4, 4)
     logits.pow(2).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 

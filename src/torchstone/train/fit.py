@@ -110,7 +110,8 @@ def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[obj
             write_json(folder.path / REPORT, result.to_dict())
             store.finish_run(folder.run_id, ending.status, _summary(result))
             folder.set_status(ending.status)
-            _draw(store, folder, result)
+            if config.tracking.dashboard:
+                _draw(store, folder, result)
             _tell_end(engine, ending.status, ending.reason)
         return result
 
@@ -135,7 +136,14 @@ def _engine(
     writer: MetricWriter,
     hooks: Hooks,
 ) -> Engine:
-    objective = ModelObjective(subject.forward, LOSSES.get(subject.task.kind), subject.ids, subject.device)
+    task = subject.task
+    objective = ModelObjective(
+        subject.forward,
+        LOSSES.get(task.kind),
+        subject.ids,
+        subject.device,
+        task.num_classes if task.num_classes is not None else task.vocab_size,
+    )
     pace = pace_of(subject, config)
     validation = subject.validation
     return Engine(

@@ -40,11 +40,14 @@ class ModelObjective:
         rule: LossRule,
         ids: SpecialIds | None = None,
         device: torch.device | str = "cpu",
+        num_outputs: int | None = None,
     ) -> None:
         self.forward = forward
         self.rule = rule
         self.ids = ids or SpecialIds()
         self.device = torch.device(device)
+        self.num_outputs = num_outputs
+        """Classes or tokens that are scored; recognises a main tensor that nobody calls logits."""
 
     def prepare(self, batch: Batch, generator: torch.Generator | None = None) -> Prepared:
         if self.rule.prepare is not None:
@@ -75,14 +78,20 @@ class ModelObjective:
 
     def _logits(self, batch: Prepared) -> Tensor:
         output = self.forward(**batch.inputs)
-        logits = output if isinstance(output, Tensor) else output.logits
-        if logits is None:
-            raise ModelError(
-                f"the model gives no logits, which the task {self.rule.name} is scored by",
-                why="its output has hidden states only",
-                next="train it with a head, or give another --task",
-            )
-        return logits
+        if isinstance(output, Tensor):
+            return output
+        if output.logits is not None:
+            logits: Tensor = output.logits
+            return logits
+        main: Tensor | None = output.main
+        if main is not None and self.num_outputs is not None and main.shape[-1] == self.num_outputs:
+            return main
+        raise ModelError(
+            f"the model gives no logits, which the task {self.rule.name} is scored by",
+            where="" if main is None else f"its output has shape {tuple(main.shape)}",
+            why=f"{self.num_outputs or 'an unknown number of'} classes or tokens are to be told apart",
+            next="train it with a head, or say what it is with a TaskSpec (num_classes, vocab_size)",
+        )
 
     def _refuse_bad_ids(self, batch: Batch) -> None:
         limit = self.ids.vocab_size

@@ -25,8 +25,8 @@ from torchstone.train.config import SECTIONS
 from torchstone.train.result import TrainResult
 
 REPORT = "report.json"
-NEUTRAL = ("train.max_time_s", "train.keep_last", "tracking.run_name")
-"""Keys that change when a run stops or what it is called, but not a bit of what it computes."""
+NEUTRAL = ("train.max_time_s", "train.keep_last", "tracking.run_name", "tracking.dashboard")
+"""Keys that change when a run stops, what it is called or shown as, but not a bit of what it computes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,6 +68,9 @@ class TrainingConfig:
     weight_decay: float = _key("optim.weight_decay")
     max_grad_norm: float | None = _key("optim.max_grad_norm")
     optimizer: str = _key("optim.name")
+    beta1: float = _key("optim.beta1")
+    beta2: float = _key("optim.beta2")
+    eps: float = _key("optim.eps")
     schedule: str = _key("optim.schedule")
     final_learning_rate_ratio: float = _key("optim.final_learning_rate_ratio")
     # Loop
@@ -107,6 +110,7 @@ class TrainingConfig:
     # Tracking
     run_name: str | None = _key("tracking.run_name")
     log_every: int = _key("tracking.log_every")
+    dashboard: bool = _key("tracking.dashboard")
     notes: str = _key("tracking.notes")
 
     # Known from older systems, without effect in this version.

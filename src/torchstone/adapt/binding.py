@@ -34,6 +34,7 @@ class Binding:
         self.turned = False
         """Whether the model wants time first: ids and masks are transposed on their way in."""
         self.dropped: set[str] = set()
+        self._forgotten: set[str] = set()
         self._own = self._own_names()
         self._turns: dict[str, Callable[[Any], Any]] = {}
         self._fillers: tuple[tuple[str, Filler], ...] = self._required()
@@ -69,13 +70,12 @@ class Binding:
                 kwargs[place] = value
             else:
                 self._no_place(name, value, kwargs)
-        if self._turns:
-            for name, turn in self._turns.items():
-                if name in kwargs:
-                    kwargs[name] = turn(kwargs[name])
         for name, fill in self._fillers:
             if name not in kwargs:
                 kwargs[name] = fill(kwargs)
+        for name, turn in self._turns.items():
+            if kwargs.get(name) is not None:
+                kwargs[name] = turn(kwargs[name])
         if not self._positional:
             return (), kwargs
         return self._by_position(kwargs)
@@ -84,6 +84,18 @@ class Binding:
         """Pass own argument `name` through `turn` on its way in."""
         before = self._turns.get(name)
         self._turns[name] = turn if before is None else (lambda value: turn(before(value)))
+
+    def forget(self, name: str) -> None:
+        """Own argument `name` is not what its natural name promises: only its own name reaches it."""
+        self._forgotten.add(name)
+        self._own = self._own_names()
+
+    def turn(self) -> None:
+        """The model wants time first: turn what has batch and time as its first two dimensions."""
+        self.turned = True
+        for each in self.signature.arguments:
+            if each.role in ("ids", "decoder_ids", "embeddings", "token_types"):
+                self.convert(each.name, _turned)
 
     def takes(self, name: str) -> bool:
         """Whether a batch entry of this natural name reaches the model."""
@@ -98,8 +110,10 @@ class Binding:
             if each.kind in ("var-positional", "var-keyword") or each.role == "intermediate":
                 continue
             own[each.name] = each.name
-        for each in self.signature.arguments:
-            if each.role != "intermediate":
+        # Of two masks the one whose name speaks of padding is meant.
+        by_clearness = sorted(self.signature.arguments, key=lambda each: "padding" not in each.name)
+        for each in by_clearness:
+            if each.role != "intermediate" and each.name not in self._forgotten:
                 own.setdefault(each.natural, each.name)
         return own
 
@@ -181,5 +195,5 @@ class Binding:
         return tuple(args), kwargs
 
 
-def as_tensor(value: Any) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.as_tensor(value)
+def _turned(value: Tensor) -> Tensor:
+    return value.transpose(0, 1)

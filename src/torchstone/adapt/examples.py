@@ -104,8 +104,10 @@ class Examples:
             ids[:, -1] = self.facts.eos_token_id
         count = self.facts.patch_tokens if recipe.pixels == "patches" else recipe.image_tokens
         if count and self.facts.image_token_id is not None and not decoder:
+            # The row keeps its length where image and some text fit into it.
             image = torch.full((batch_size, count), self.facts.image_token_id)
-            ids = torch.cat([ids[:, :1], image, ids[:, 1:]], dim=1)
+            text = ids[:, : max(length - count, min(length, 2))]
+            ids = torch.cat([text[:, :1], image, text[:, 1:]], dim=1)
         return ids
 
     def _pixels(self, batch_size: int, generator: Generator) -> Tensor:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torchstone.adapt.binding import Binding
 from torchstone.adapt.examples import Examples
 from torchstone.adapt.facts import ModelFacts, device_of, with_note
+from torchstone.adapt.masks import settle_masks
 from torchstone.adapt.output import read_output
+from torchstone.adapt.placing import width_of
 from torchstone.adapt.probe import REFUSALS, Sight, quiet, watch
 from torchstone.adapt.recipe import Recipe, recipes
 
@@ -45,6 +47,8 @@ def measure(binding: Binding, facts: ModelFacts) -> tuple[ModelFacts, Behaviour]
     """Complete and correct `facts` by looking at forward passes."""
     if any(each.role == "unknown" and each.required for each in binding.signature.arguments):
         return facts, Behaviour(refusal="a required argument is not placed")
+    if facts.d_model is None and binding.signature.has("embeddings") and not binding.signature.has("ids"):
+        facts = replace(facts, d_model=width_of(binding.base))
     facts, sight, result = _settle(binding, facts)
     if isinstance(result, Exception):
         note = f"no example input was accepted; the last refusal: {type(result).__name__}: {result}"
@@ -54,6 +58,7 @@ def measure(binding: Binding, facts: ModelFacts) -> tuple[ModelFacts, Behaviour]
     facts = replace(facts, output_size=int(output.main.shape[-1]) if output.main.dim() else None)
     facts = _with_classes(facts)
     facts = _with_layout(binding, facts)
+    facts = settle_masks(binding, facts)
     behaviour = Behaviour(
         ran=True,
         shape=tuple(output.main.shape),
@@ -215,20 +220,39 @@ def _with_classes(facts: ModelFacts) -> ModelFacts:
 
 def _with_layout(binding: Binding, facts: ModelFacts) -> ModelFacts:
     """Batch first or time first, inside and outside; by 3 rows of 5 tokens, which no square can hide."""
-    if not binding.signature.has("ids") or facts.recipe.length is not None or facts.recipe.pixels is not None:
-        return facts
-    if facts.max_seq_len is not None and facts.max_seq_len < 5:
+    sequence = binding.signature.has("ids") or binding.signature.has("embeddings")
+    if not sequence or facts.recipe != Recipe() or (facts.max_seq_len or 5) < 5:
         return facts
     batch = Examples(binding.signature, facts, device=device_of(binding.base)).batch(3, length=5)
-    result = _quietly(binding, batch)
-    if isinstance(result, Exception):
-        return facts
-    main = read_output(result, facts).main
-    if main.dim() < 3 or main.shape[:2] == (3, 5):
+    main = _main(binding, batch, facts)
+    if main is None or main.dim() != 3:
         return facts
     if main.shape[:2] == (5, 3):
         return with_note(facts, "outputs are time first; they are turned", output_layout="TBV")
+    name = next(iter(batch))
+    other = {key: value.clone() for key, value in batch.items()}
+    other[name][0, 2] = (
+        (other[name][0, 2] + 1) % (facts.vocab_size or 2) if facts.vocab_size else -other[name][0, 2]
+    )
+    changed_main = _main(binding, other, facts)
+    if changed_main is None or main.shape[:2] != (3, 5):
+        return facts
+    changed = (main - changed_main).abs().amax(-1) > 1e-6 * main.abs().max()
+    elsewhere, same_row = changed[1:], changed[0, [0, 1, 3, 4]]
+    if (
+        bool(elsewhere[:, 2].any())
+        and not bool(elsewhere[:, [0, 1, 3, 4]].any())
+        and not bool(same_row.any())
+    ):
+        binding.turn()
+        note = "what goes in is time first: only the other entries of its column noticed a changed token"
+        return with_note(facts, note, input_layout="TB", output_layout="TBV")
     return facts
+
+
+def _main(binding: Binding, batch: dict[str, Tensor], facts: ModelFacts) -> Tensor | None:
+    result = _quietly(binding, batch)
+    return None if isinstance(result, Exception) else read_output(result, facts).main.float()
 
 
 def _looks_ahead(binding: Binding, facts: ModelFacts) -> bool | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from torchstone._seeds import preserved_rng
-from torchstone.adapt.signature import Signature
 
 REFUSALS = (
     RuntimeError,
@@ -275,69 +274,3 @@ def watch(module: nn.Module, tensors: dict[str, Tensor], call: Callable[[], Any]
         except REFUSALS as refusal:
             result = refusal
     return mode.sight, result
-
-
-def place_by_probing(module: nn.Module, signature: Signature) -> Signature:
-    """Give a lone required unknown argument the role that the operation consuming it shows."""
-    unknown = [each for each in signature.arguments if each.role == "unknown" and each.required]
-    main = [each for each in signature.required if each.role in ("ids", "embeddings", "pixels", "audio")]
-    if len(unknown) != 1 or main or any(each.required for each in signature.of_role("intermediate")):
-        return signature
-    argument = unknown[0]
-    others = [each for each in signature.required if each is not argument]
-    if others:
-        return signature
-    seen = _first_consumer(module, argument.name, argument.kind == "keyword-only")
-    if seen is None:
-        return signature
-    role = _role_of(seen)
-    if role is None:
-        return signature
-    found = replace(argument, role=role, why=f"probing: {seen.operation} consumes it")
-    return Signature(
-        tuple(found if each is argument else each for each in signature.arguments),
-        signature.accepts_any_keyword,
-    )
-
-
-def _role_of(consumer: Consumer) -> str | None:
-    if consumer.operation in ("embedding", "index", "embedding_bag", "one_hot"):
-        return "ids"
-    return {"conv2d": "pixels", "conv3d": "pixels", "conv1d": "audio"}.get(consumer.operation, "embeddings")
-
-
-def _first_consumer(module: nn.Module, name: str, by_keyword: bool) -> Consumer | None:
-    """Offer ids, then images, then vectors, until an operation with a weight takes one."""
-    width = next((each.in_features for each in module.modules() if isinstance(each, nn.Linear)), 8)
-    channels = next((each.in_channels for each in module.modules() if isinstance(each, nn.Conv2d)), 3)
-    device = next((each.device for each in module.parameters()), torch.device("cpu"))
-    offers = [
-        torch.zeros(1, 4, dtype=torch.long, device=device),
-        torch.zeros(1, channels, 32, 32, device=device),
-        torch.zeros(1, 4, width, device=device),
-        torch.zeros(1, width, device=device),
-    ]
-    weak = None
-    for offer in offers:
-        call = (
-            (lambda offer=offer: module(**{name: offer}))
-            if by_keyword
-            else (lambda offer=offer: module(offer))
-        )
-        sight, result = watch(module, {name: offer}, call)
-        for consumer in sight.consumers[name]:
-            if consumer.operation in (
-                "embedding",
-                "index",
-                "conv1d",
-                "conv2d",
-                "conv3d",
-                "linear",
-                "one_hot",
-            ):
-                if offer.dtype == torch.long and consumer.operation not in ("embedding", "index", "one_hot"):
-                    break
-                return consumer
-            if offer.is_floating_point() and not isinstance(result, Exception):
-                weak = weak or consumer
-    return weak

@@ -99,10 +99,14 @@ class Argument:
     annotation: str = ""
     why: str = ""
     """What the role was read from."""
+    natural_name: str = ""
+    """Set where the role alone does not say the natural name."""
 
     @property
     def natural(self) -> str:
         """The name under which a batch carries this argument."""
+        if self.natural_name:
+            return self.natural_name
         if self.name in _KEEPS_ITS_NAME or self.role not in NATURAL:
             return self.name
         return NATURAL[self.role]
@@ -164,7 +168,7 @@ def read_signature(module: nn.Module) -> Signature:
         _one_main_input(tuple(arguments), inner), any(each.kind == "var-keyword" for each in arguments)
     )
     if any(each.role == "unknown" and each.required for each in signature.arguments):
-        from torchstone.adapt.probe import place_by_probing
+        from torchstone.adapt.placing import place_by_probing
 
         signature = place_by_probing(inner, signature)
     return signature

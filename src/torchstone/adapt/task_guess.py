@@ -1,8 +1,8 @@
 """What a model is for, read from its signature, its configuration and its behaviour; uncertainty is told.
 
-No architecture is known by name. A head's suffix (`...ForMaskedLM`) is what the author says about the purpose,
-and outranks behaviour: a decoder with a leak is still a causal language model, and its leak is a fault to be
-found.
+No architecture is known by name. A head's suffix (`...ForMaskedLM`) is what the author says about the
+purpose, and outranks behaviour: a decoder with a leak is still a causal language model, and its leak is a
+fault to be found.
 """
 
 from __future__ import annotations

@@ -1,0 +1,24 @@
+"""The documents keep up with the code: every check is explained, every JSON object has its schema."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from torchstone.checks.registry import checks_of
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_every_check_is_explained_and_nothing_else() -> None:
+    explained = re.findall(r"^### ([a-z-]+)$", (DOCS / "checks.md").read_text(), re.MULTILINE)
+    assert sorted(explained) == sorted(check.name for check in checks_of((1,)))
+
+
+def test_every_schema_names_itself() -> None:
+    page = (DOCS / "json.md").read_text()
+    sections = re.findall(r"^## (torchstone\.\S+)\n.*?```json\n(.*?)```", page, re.MULTILINE | re.DOTALL)
+    assert {name for name, _ in sections} >= {"torchstone.check/1", "torchstone.train/1", "torchstone.error/1"}
+    for name, block in sections:
+        assert json.loads(block)["properties"]["schema"] == {"const": name}

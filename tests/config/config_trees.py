@@ -63,6 +63,9 @@ class Even(Section):
     width: int = knob(8, help="Width.", unit="channels", ge=1, depends_on="odd.off=y")
     far: str = knob("x", help="Behind a number.", depends_on="even.width=16")
     near: str = knob("x", help="Behind a text.", depends_on="even.far=y1")
+    behind: str = knob(
+        "x", help="Behind a default that may itself have no effect.", depends_on="even.width=8"
+    )
 
 
 STRANGE: dict[str, type[Section]] = {"odd": Odd, "even": Even}

@@ -107,6 +107,18 @@ def test_a_condition_behind_a_condition_counts() -> None:
         resolve(STRANGE, overrides=[chain[0], chain[1], chain[3]])
 
 
+def test_a_condition_met_only_by_a_value_without_effect_is_not_met() -> None:
+    assert resolve(STRANGE, overrides=[("odd.off", "y"), ("even.behind", "z")]).even.behind == "z"
+    with pytest.raises(ConfigError, match="no effect") as caught:
+        resolve(STRANGE, overrides=[("even.behind", "z")])
+    assert "odd.off=y" in caught.value.why
+
+
+def test_minus_zero_is_zero() -> None:
+    minus, zero = (resolve(HOUSE, overrides=[("optim.warmup_ratio", text)]) for text in ("-0.0", "0.0"))
+    assert minus.hash == zero.hash
+
+
 def test_text_forms_that_people_write() -> None:
     made = resolve(
         HOUSE,

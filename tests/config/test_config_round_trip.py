@@ -143,8 +143,14 @@ def test_the_last_layer_wins_and_is_named(name: str, data: st.DataObject, tmp_pa
     for key in free:
         nested[key] = final[key] if levels[key] == 0 else below[key]
     toml.write_text(json.dumps(nested), encoding="utf-8")
-    environ = {symbol_of(key): write(knobs[key], final[key]) for key in free if levels[key] == 1}
-    overrides = [(key, write(knobs[key], final[key])) for key in free if levels[key] == 2]
+    environ = {
+        symbol_of(key): write(knobs[key], (final if levels[key] == 1 else below)[key])
+        for key in free
+        if levels[key] >= 1
+    }
+    overrides: list[tuple[str, str | None]] = [
+        (key, write(knobs[key], final[key])) for key in free if levels[key] == 2
+    ]
     # Knobs with conditions may lose their ground when the layers mix; they go back to their defaults on top.
     overrides += [(key, None) for key in knobs if key not in free]
     got = resolve(

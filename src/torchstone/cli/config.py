@@ -332,7 +332,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+    if not rows or (not sys.stdout.isatty() and "COLUMNS" not in os.environ):
         # In a pipe: one line a row, easy to cut and grep.
         for row in rows:
             print("\t".join(row).rstrip())
@@ -341,6 +341,7 @@ def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     from rich.table import Table
 
     table = Table(*heads, box=None, pad_edge=False)
+    table.columns[0].min_width = max(len(row[0]) for row in rows)
     for row in rows:
         table.add_row(*map(escape, row))
     console().print(table)

@@ -39,9 +39,10 @@ def available() -> Iterator[tuple[str, Path]]:
 def folders() -> Iterator[Path]:
     """Where defconfigs are looked for, in order."""
     package = Path(__file__).parents[1]
+    checkout = package.parents[1]
     # In a wheel they lie in the package; in a checkout (editable install) at its root, two floors up.
-    shipped = [package / FOLDER, package.parents[1] / FOLDER]
-    yield from dict.fromkeys(each.resolve() for each in [Path(FOLDER), *shipped] if each.is_dir())
+    shipped = checkout / FOLDER if (checkout / "pyproject.toml").is_file() else package / FOLDER
+    yield from dict.fromkeys(each.resolve() for each in (Path(FOLDER), shipped) if each.is_dir())
 
 
 def summary(path: Path) -> str:

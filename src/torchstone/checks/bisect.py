@@ -85,21 +85,21 @@ def scale_of(tensor: Tensor) -> float:
     return float(finite.max()) if finite.numel() else 1.0
 
 
-def past_view(cut: int, rows: int, length: int, start: int = 0) -> View:
-    """Positions `start:cut` of tensors that have a token axis of `length`, or `rows * length` flattened."""
+def past_view(cut: int, rows: int, length: int) -> View:
+    """Positions before `cut` of tensors that have a token axis of `length`, or `rows * length` flattened."""
 
     def view(tensor: Tensor, is_input: bool) -> list[Tensor]:
         axes = [axis for axis, size in enumerate(tensor.shape) if size == length]
         if axes:
-            part = tensor.narrow(axes[0], start, cut - start)
+            part = tensor.narrow(axes[0], 0, cut)
             # Scores (T, T): inputs must agree as whole rows, outputs only where they look at the past.
             if len(axes) > 1 and not is_input:
-                part = part.narrow(axes[1], start, cut - start)
+                part = part.narrow(axes[1], 0, cut)
             return [part]
         if rows > 1 and tensor.dim() and tensor.shape[0] == rows * length:
             # Flattened (B T) or (T B); the reading that agrees is the right one.
-            batch_first = tensor.reshape(rows, length, *tensor.shape[1:]).narrow(1, start, cut - start)
-            time_first = tensor.reshape(length, rows, *tensor.shape[1:]).narrow(0, start, cut - start)
+            batch_first = tensor.reshape(rows, length, *tensor.shape[1:]).narrow(1, 0, cut)
+            time_first = tensor.reshape(length, rows, *tensor.shape[1:]).narrow(0, 0, cut)
             return [batch_first, time_first]
         return [tensor] if is_input else []
 
@@ -221,19 +221,33 @@ def _agree(
     relative_limit: float,
     same_shapes: bool,
 ) -> tuple[bool, float]:
+    worst = 0.0
+    if not same_shapes:
+        mine = [part for each in clean for part in view(each, is_input)]
+        theirs = [part for each in changed for part in view(each, is_input)]
+        return _close(mine, theirs, relative_limit)
     if len(clean) != len(changed):
         return not is_input, 0.0
-    worst = 0.0
     for a, b in zip(clean, changed, strict=True):
-        if same_shapes and a.shape != b.shape:
+        if a.shape != b.shape:
             # A data-dependent shape (tokens routed to an expert) says nothing about an output.
             if is_input:
                 return False, math.inf
             continue
-        readings = list(zip(view(a, is_input), view(b, is_input), strict=same_shapes))
+        readings = list(zip(view(a, is_input), view(b, is_input), strict=True))
         if not readings:
             continue
         gap = min(difference(mine, other) for mine, other in readings)
+        if gap > relative_limit * max(scale_of(a), 1e-30):
+            worst = max(worst, gap)
+    return worst == 0.0, worst
+
+
+def _close(mine: list[Tensor], theirs: list[Tensor], relative_limit: float) -> tuple[bool, float]:
+    """Parts in order, as many as both have."""
+    worst = 0.0
+    for a, b in zip(mine, theirs, strict=False):
+        gap = difference(a, b)
         if gap > relative_limit * max(scale_of(a), 1e-30):
             worst = max(worst, gap)
     return worst == 0.0, worst

@@ -51,7 +51,7 @@ def guilty_step(
 
     def view(tensor: Tensor, is_input: bool) -> list[Tensor]:
         # Only tensors with a token axis behind the batch can be compared: (B, T, ...) with (B, size, ...).
-        if tensor.dim() < 3:
+        if tensor.dim() != 3 or not tensor.is_floating_point():
             return []
         if tensor.shape[1] == length:
             return [tensor[:, place : place + size]]

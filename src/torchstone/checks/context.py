@@ -80,7 +80,9 @@ class Context:
     def batch(self, batch_size: int | None = None, length: int | None = None, seed: int = 0) -> Batch:
         """Example inputs on the model's device; the same arguments give the same values."""
         size = batch_size or self.plan.batch_size
-        tokens = length if length is not None else self.plan.length
+        tokens: int | None = length if length is not None else self.plan.length
+        if self.primary not in ("input_ids", "inputs_embeds"):
+            tokens = None  # Images and sound have the size that the model wants.
         batch = self.examples.batch(size, length=tokens, seed=self.seed * 1009 + seed)
         return {
             name: value.to(self.device) if isinstance(value, torch.Tensor) else value

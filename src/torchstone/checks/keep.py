@@ -45,6 +45,8 @@ class Kept:
     def restore(self) -> None:
         """Put everything back. Values are written only where they differ."""
         for _, holder, attributes in self._holders:
+            if not self._with_parameters and "training" in attributes:
+                attributes = {**attributes, "training": holder.training}
             now = list(vars(holder).items())
             if len(now) != len(attributes) or not all(map(_identical, now, attributes.items())):
                 vars(holder).clear()

@@ -32,6 +32,8 @@ class ProbePlan:
     """Lengths for checks that vary it, up to `longest`."""
     longest: int
     """The longest sequence that one forward pass may have, at most the model's own limit."""
+    affordable: int
+    """Tokens that one long pass may have by cost alone."""
     repeats: int
     """Repetitions where a check draws several samples."""
     max_batch_size: int
@@ -67,6 +69,7 @@ def choose_plan(parameters: int, max_seq_len: int | None, budget_s: float) -> Pr
         cuts=cuts,
         lengths=tuple(sorted({1, 2, min(17, length), length})),
         longest=longest,
+        affordable=max(length, 20 * affordable),
         repeats=5 if roomy else 3 if not short else 2,
         max_batch_size=max_batch_size,
         train_steps=30 if roomy else 10,

@@ -26,8 +26,6 @@ class Stream:
     batch: Batch
     name: str
     """Natural name of the entry: `input_ids`, `decoder_input_ids` or `inputs_embeds`."""
-    start: int = 0
-    """First position that counts; above zero when a mask hides padding on the left."""
     offset: int = 0
     """Output position minus input position; above zero when the model puts tokens of its own in front."""
 
@@ -52,22 +50,17 @@ class Stream:
 
     def past(self, main: Tensor, cut: int) -> Tensor:
         """Outputs that must not know positions from `cut` on."""
-        return main[:, self.start + self.offset if self.start else 0 : cut + self.offset]
+        return main[:, : cut + self.offset]
 
     def future(self, main: Tensor, cut: int) -> Tensor:
         return main[:, cut + self.offset :]
 
     def view(self, cut: int) -> View:
         """The same cut for every tensor inside the model."""
-        plain = past_view(cut, self.rows, self.length, self.start)
+        plain = past_view(cut, self.rows, self.length)
         if not self.offset:
             return plain
-        longer = past_view(
-            cut + self.offset,
-            self.rows,
-            self.length + self.offset,
-            self.start + self.offset if self.start else 0,
-        )
+        longer = past_view(cut + self.offset, self.rows, self.length + self.offset)
 
         def either(tensor: Tensor, is_input: bool) -> list[Tensor]:
             has_longer = any(size == self.length + self.offset for size in tensor.shape)
@@ -78,12 +71,12 @@ class Stream:
 
 def read_stream(context: Context, probe: Probe, length: int, rows: int) -> Stream | str:
     """The stream of `length` positions, or the reason why the output does not show its positions."""
-    decoder = context.signature.has("decoder_ids")
-    name = "decoder_input_ids" if decoder else context.primary
     batch = context.batch(rows, length=length)
-    if decoder:
+    name = "decoder_input_ids" if has_decoder(context) else context.primary
+    if has_decoder(context):
         source = context.batch(rows, length=min(_SOURCE_TOKENS, length))
-        batch = {**source, name: batch[name]} if name in batch else source
+        targets = other_values(context, torch.zeros(rows, length, dtype=torch.long, device=context.device), 5)
+        batch = {**source, name: targets}
     if name not in batch or batch[name].dim() < 2:
         return f"there is no token axis in {name}"
     stream = Stream(batch, name)
@@ -99,22 +92,42 @@ def read_stream(context: Context, probe: Probe, length: int, rows: int) -> Strea
     return replace(stream, offset=main.shape[1] - batch[name].shape[1])
 
 
+def has_decoder(context: Context) -> bool:
+    """Whether the order of interest is that of a decoder with its own input."""
+    plain = ("encoder", "classification", "masked-lm", "regression")
+    return bool(context.signature.has("decoder_ids")) and context.task.kind not in plain
+
+
 def shown(output: Output) -> Tensor:
     """The tensor over positions, also where a loss stands beside it."""
     return (output.logits if output.logits is not None else output.main).detach()
 
 
 def other_values(context: Context, values: Tensor, seed: int) -> Tensor:
-    """Valid values of the same shape that differ from `values` everywhere, if the vocabulary allows."""
-    rows, length = values.shape[:2]
+    """Valid values of the same shape that differ from `values` everywhere, if the vocabulary allows.
+
+    Placeholders (image tokens and the like) stay where they are.
+    """
+    generator = torch.Generator().manual_seed(context.seed * 7919 + seed)
     if values.is_floating_point():
-        generator = torch.Generator().manual_seed(context.seed * 7919 + seed)
-        noise = torch.randn(values.shape, generator=generator)
-        return noise.to(values)
-    pool = context.batch(rows, length=length, seed=1000 + seed)[context.primary].to(values.device)
-    for turn in range(1, 6):
-        pool = torch.where(pool == values, pool.roll(turn, dims=1), pool)
-    return torch.where(pool == values, pool.flatten().roll(1).reshape(pool.shape), pool)
+        return torch.randn(values.shape, generator=generator).to(values)
+    tokens = _plain_tokens(context, values, seed)
+    index = torch.randint(len(tokens), values.shape, generator=generator).to(values.device)
+    others = tokens[index]
+    others = torch.where(others == values, tokens[(index + 1) % len(tokens)], others)
+    reserved = torch.tensor(context.facts.reserved_ids, dtype=values.dtype, device=values.device)
+    return torch.where(torch.isin(values, reserved), values, others)
+
+
+def _plain_tokens(context: Context, values: Tensor, seed: int) -> Tensor:
+    """Ids as the examples draw them, without those that mean something else than text."""
+    drawn = context.batch(max(2, len(values)), length=max(16, values.shape[1]), seed=1000 + seed)
+    name = "input_ids" if "input_ids" in drawn else "decoder_input_ids"
+    facts = context.facts
+    special = {*facts.reserved_ids, facts.pad_token_id, facts.eos_token_id} - {None}
+    found = torch.unique(drawn[name]).to(values.device)
+    plain = found[~torch.isin(found, torch.tensor(sorted(special), dtype=found.dtype, device=found.device))]
+    return plain if len(plain) > 1 else found
 
 
 def changed_from(values: Tensor, others: Tensor, cut: int, end: int | None = None) -> Tensor:

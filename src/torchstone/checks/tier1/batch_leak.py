@@ -33,6 +33,8 @@ def batch_leak(context: Context) -> CheckResult:
             return context.skipped("the outputs are not finite; see numerical-stability")
         if noise_floor(probe, batch) > probe.limit(main):
             return context.skipped("two equal calls differ; see state-leak and eval-determinism")
+        if _is_pairwise(context, probe, main):
+            return _pairs(context, probe, batch, main)
         measured: dict[str, Any] = {}
         for row in (0, _ROWS - 1):
             changed = _others_changed(context, batch, row)
@@ -57,6 +59,29 @@ def batch_leak(context: Context) -> CheckResult:
             unit="max abs",
             details=measured,
         )
+
+
+def _is_pairwise(context: Context, probe: Probe, main: Tensor) -> bool:
+    """A matrix that compares every row with every row grows with the batch on both sides."""
+    if main.dim() != 2 or main.shape != (_ROWS, _ROWS):
+        return False
+    larger = shown(probe.run(context.batch(_ROWS + 1)))
+    return larger.shape == (_ROWS + 1, _ROWS + 1)
+
+
+def _pairs(context: Context, probe: Probe, batch: Batch, main: Tensor) -> CheckResult:
+    """Rows are compared with each other by design: only a row's comparison with itself must stay."""
+    worst = 0.0
+    for row in range(_ROWS):
+        changed = shown(probe.run(_others_changed(context, batch, row)))
+        worst = max(worst, difference(main[row, row], changed[row, row]))
+    say = context.passed if worst <= probe.limit(main) else context.failed
+    return say(
+        "the output compares every row with every row; a row's own entry does not know the others"
+        if worst <= probe.limit(main)
+        else "other rows change a row's comparison with itself",
+        measured=worst, limit=probe.limit(main), unit="max abs",
+    )  # fmt: skip
 
 
 def _convict(

@@ -51,7 +51,7 @@ def cache_parity(context: Context) -> CheckResult:
             measured[how] = gap
             if gap > limit and how == "by chunks" and not _grows(context, probe, batch, stream, name):
                 return context.warned(
-                    "with a cache, tokens must come one by one: a chunk gives other outputs than the full pass",
+                    "with a cache, tokens must come one by one: a chunk gives other outputs",
                     measured=gap, limit=limit, unit="max abs", details=measured,
                     hint="a recurrent state has to be advanced through every token of the chunk",
                 )  # fmt: skip

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from torchstone.checks.alter import noised
-from torchstone.checks.bisect import difference, scale_of, whole_view
+from torchstone.checks.bisect import difference, scale_of
 from torchstone.checks.probe import Probe, noise_floor, probing
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.siblings import some_siblings_keep_the_past
-from torchstone.checks.streams import Stream, changed_from, other_values, read_stream, shown
+from torchstone.checks.streams import Stream, changed_from, has_decoder, other_values, read_stream, shown
 
 if TYPE_CHECKING:
     from torchstone.checks.context import Batch, Context
@@ -49,7 +49,9 @@ class Leak:
 
 def causal_leak(context: Context) -> CheckResult:
     kind, certain = context.task.kind, context.adapter.guess.certain
-    looks_back = kind in ("causal-lm", "seq2seq") or (not certain and context.takes_tokens)
+    looks_back = (
+        kind in ("causal-lm", "seq2seq") or has_decoder(context) or (not certain and context.takes_tokens)
+    )
     if not looks_back and not context.signature.has("labels"):
         return context.skipped(f"task is {kind}")
     with probing(context) as probe:
@@ -59,7 +61,7 @@ def causal_leak(context: Context) -> CheckResult:
         main = shown(probe.run(stream.batch))
         if not bool(torch.isfinite(main).any()):
             return context.skipped("the outputs are not finite; see numerical-stability")
-        if kind != "seq2seq" and (leak := _by_labels(probe, stream, main)):
+        if not has_decoder(context) and (leak := _by_labels(probe, stream, main)):
             return _convict(context, probe, leak, certain=True)
         if not looks_back:
             return context.skipped(f"task is {kind}")
@@ -89,8 +91,7 @@ def _leaks(probe: Probe, stream: Stream, main: Tensor, heard: list[float]) -> It
     if context.signature.has("mask") and stream.name == context.primary:
         for masked, how in _masked(stream):
             reference = shown(probe.run(masked.batch))
-            later = tuple(cut for cut in cuts if cut > masked.start)
-            yield from _by_content(probe, masked, reference, _few(later), how, [])
+            yield from _by_content(probe, masked, reference, _few(cuts), how, [])
     if stream.rows > 1:
         alone = replace(stream, batch={**stream.batch, **_first_row(stream.batch)})
         yield from _by_content(probe, alone, shown(probe.run(alone.batch)), _few(cuts), "with one row", [])
@@ -151,6 +152,11 @@ def _by_labels(probe: Probe, stream: Stream, main: Tensor) -> Leak | None:
     )
 
 
+def _unlabelled_view(tensor: Tensor, is_input: bool) -> list[Tensor]:
+    """Labels are integers and losses are small: what remains are the states and the logits."""
+    return [tensor] if tensor.is_floating_point() and (is_input or tensor.dim() >= 2) else []
+
+
 def _by_gradient(context: Context, probe: Probe, stream: Stream, cuts: tuple[int, ...]) -> Iterator[Leak]:
     """d(output before the cut) / d(embedding after it) must be zero, however faint the path."""
     if not probe.exact or stream.values.is_floating_point():
@@ -206,9 +212,9 @@ def _embedded(module: nn.Module, ids: Tensor) -> Iterator[list[Tensor]]:
 
 
 def _convict(context: Context, probe: Probe, leak: Leak, certain: bool, closed: bool = False) -> CheckResult:
-    view = whole_view if leak.by_labels else leak.clean.view(max(leak.cut, 1))
+    view = _unlabelled_view if leak.by_labels else leak.clean.view(max(leak.cut, 1))
     guilty = None if leak.reshaped else probe.guilty(leak.clean.batch, leak.changed, view)
-    name = guilty.name if guilty else None
+    name = guilty.name if guilty else type(context.module).__name__ if leak.by_labels else None
     details: dict[str, Any] = {
         "cut": leak.cut, "how": leak.how or "other tokens after the cut", "length": leak.clean.length,
         "precision": "float64" if probe.exact else "as it is", "kind": guilty.kind if guilty else None,
@@ -297,15 +303,12 @@ def _in_training(context: Context, stream: Stream) -> tuple[str, float, float] |
 
 def _masked(stream: Stream) -> list[tuple[Stream, str]]:
     ones = torch.ones(stream.values.shape[:2], dtype=torch.long, device=stream.values.device)
-    hidden = stream.length // 5
     padded = ones.clone()
-    padded[:, :hidden] = 0
+    # On the right: a row of padding on the left attends to nothing, and what it says is nobody's business.
+    padded[:, stream.length - stream.length // 5 :] = 0
     return [
         (stream.with_entries(attention_mask=ones), "with a mask of ones"),
-        (
-            replace(stream.with_entries(attention_mask=padded), start=hidden),
-            "with padding hidden on the left",
-        ),
+        (stream.with_entries(attention_mask=padded), "with padding hidden on the right"),
     ]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchstone.checks.bisect import View, difference
 from torchstone.checks.probe import Probe, noise_floor, probing
 from torchstone.checks.registry import CHECKS, Check
-from torchstone.checks.streams import other_values, shown
+from torchstone.checks.streams import has_decoder, other_values, shown
 
 if TYPE_CHECKING:
     from torchstone.checks.context import Batch, Context
@@ -36,6 +36,8 @@ class Padded:
     real: slice
     batch: Batch
     other: Batch
+    pooled: bool
+    """Whether the output has no axis over these tokens."""
 
 
 def padding_leak(context: Context) -> CheckResult:
@@ -45,6 +47,9 @@ def padding_leak(context: Context) -> CheckResult:
         return context.skipped("the model takes no mask, so nothing can be hidden from it")
     with probing(context) as probe:
         real = context.batch(max(2, context.plan.batch_size), length=_real_tokens(context))
+        if not has_decoder(context):
+            # A classifier with a decoder shifts its ids by itself.
+            real.pop("decoder_input_ids", None)
         reference = _main(probe, real)
         if not bool(torch.isfinite(reference).all()):
             return context.skipped("the outputs are not finite; see numerical-stability")
@@ -54,30 +59,27 @@ def padding_leak(context: Context) -> CheckResult:
         worst = 0.0
         measured: dict[str, Any] = {}
         notes: list[str] = []
+        guilty_sides: list[tuple[Padded, float]] = []
         for side in ("right", "left"):
             padded = _pad(context, real, side)
-            first, second = _main(probe, padded.batch), _main(probe, padded.other)
-            if per_token:
-                first, second = first[:, padded.real], second[:, padded.real]
-            gap, limit = difference(first, second), probe.limit(reference)
+            first = _real_part(_main(probe, padded.batch), padded)
+            gap = difference(first, _real_part(_main(probe, padded.other), padded))
             measured[f"{side}, other padding tokens"] = gap
             worst = max(worst, gap)
-            if (
-                gap > limit
-                and not per_token
-                and (note := _reads_one_place(context, probe, real, reference, side))
-            ):
-                notes.append(note)
-                continue
-            if gap > limit:
-                return _leaks(context, probe, padded, gap, limit, measured)
-            if not probe.random:
-                # Where padding moves nothing, the padded batch must agree with the bare one.
+            if gap > probe.limit(reference):
+                guilty_sides.append((padded, gap))
+            elif not probe.random and first.shape == reference.shape:
+                # Where the hidden tokens do not matter, the padded batch must agree with the bare one.
                 away = difference(first, reference)
                 measured[f"{side}, against no padding"] = away
                 limit = probe.limit(reference, reshaped=True)
                 if side == "right" and away > limit and per_token:
                     return _moves(context, padded, away, limit, measured)
+        if guilty_sides:
+            notes = [] if per_token else _reading_places(context, probe, real, reference, guilty_sides)
+            if not notes:
+                padded, gap = guilty_sides[0]
+                return _leaks(context, probe, padded, gap, probe.limit(reference), measured)
         positions = context.signature.has("positions") and per_token
         if positions and not probe.random:
             away = _with_positions(context, probe, real)
@@ -123,11 +125,24 @@ def _moves(
     )  # fmt: skip
 
 
+def _real_part(main: Tensor, padded: Padded) -> Tensor:
+    """Outputs of real tokens; where the model adds positions of its own, those that are surely no padding."""
+    ids = padded.batch["input_ids"]
+    if padded.pooled or main.dim() < 3 or main.shape[1] < ids.shape[1]:
+        return main
+    added = main.shape[1] - ids.shape[1]
+    keep = torch.ones(main.shape[1], dtype=torch.bool, device=main.device)
+    for start in {0, added}:
+        keep[start : start + padded.real.start] = False
+        keep[start + padded.real.stop : start + ids.shape[1]] = False
+    return main[:, keep]
+
+
 def _pad(context: Context, real: Batch, side: str) -> Padded:
     ids: Tensor = real["input_ids"]
     rows, length = ids.shape
     extra = max(1, length // 3)
-    filler = context.batch(rows, length=extra, seed=51)["input_ids"]
+    filler = other_values(context, torch.full((rows, extra), -1, dtype=ids.dtype, device=ids.device), seed=51)
     other = other_values(context, filler, seed=52)
     shown_part = torch.ones(rows, length, dtype=torch.long, device=ids.device)
     hidden_part = torch.zeros(rows, extra, dtype=torch.long, device=ids.device)
@@ -138,23 +153,33 @@ def _pad(context: Context, real: Batch, side: str) -> Padded:
     mask = joined(shown_part, hidden_part)
     place = slice(0, length) if side == "right" else slice(extra, extra + length)
     batch = {**real, "input_ids": joined(ids, filler), "attention_mask": mask}
-    return Padded(side, place, batch, {**batch, "input_ids": joined(ids, other)})
+    pooled = has_decoder(context)
+    return Padded(side, place, batch, {**batch, "input_ids": joined(ids, other)}, pooled)
 
 
-def _reads_one_place(context: Context, probe: Probe, real: Batch, reference: Tensor, side: str) -> str | None:
-    """A pooled output may be read at the first token, or at the last that is not the padding id."""
-    if side == "left" and context.task.kind != "causal-lm":
-        return "the output is read at the first token: pad on the right"
+def _reading_places(
+    context: Context, probe: Probe, real: Batch, reference: Tensor, guilty: list[tuple[Padded, float]]
+) -> list[str]:
+    """A pooled output may be read at one end of the row, or at the last token that is not the padding id."""
+    if len(guilty) == 1 and guilty[0][0].side == "left":
+        return ["the output is read at the first token: pad on the right"]
+    if len(guilty) == 1:
+        at_the_end = "the output is read at the last token: pad on the left"
+        return [_known_by_id(context, probe, real, reference) or at_the_end]
+    known = _known_by_id(context, probe, real, reference)
+    return [known] if known else []
+
+
+def _known_by_id(context: Context, probe: Probe, real: Batch, reference: Tensor) -> str | None:
+    """Whether padding with the padding id, on the right, changes nothing."""
     pad_id = context.facts.pad_token_id
     if pad_id is None:
         return None
-    padded = _pad(context, real, side)
-    hidden = padded.batch["attention_mask"] == 0
-    ids = padded.batch["input_ids"].masked_fill(hidden, pad_id)
+    padded = _pad(context, real, "right")
+    ids = padded.batch["input_ids"].masked_fill(padded.batch["attention_mask"] == 0, pad_id)
     main = _main(probe, {**padded.batch, "input_ids": ids})
-    if difference(main, reference) <= probe.limit(reference, reshaped=True) or side == "left":
-        return f"padding is known by its id {pad_id}, not by the mask"
-    return None
+    same = difference(main, reference) <= probe.limit(reference, reshaped=True)
+    return f"padding is known by its id {pad_id}, not by the mask" if same else None
 
 
 def _with_positions(context: Context, probe: Probe, real: Batch) -> float:
@@ -168,7 +193,7 @@ def _with_positions(context: Context, probe: Probe, real: Batch) -> float:
     except (RuntimeError, ValueError, IndexError, TypeError):
         # Positions of another form than one number per token: no statement.
         return 0.0
-    return difference(main[:, padded.real], reference)
+    return difference(_real_part(main, padded), reference)
 
 
 def _real_tokens(context: Context) -> int:
@@ -177,8 +202,8 @@ def _real_tokens(context: Context) -> int:
 
 
 def _is_per_token(context: Context, reference: Tensor, real: Batch) -> bool:
-    axis = "decoder_input_ids" not in real and not context.signature.has("decoder_ids")
-    return axis and reference.dim() >= 3 and reference.shape[1] == real["input_ids"].shape[1]
+    own_axis = not has_decoder(context)
+    return own_axis and reference.dim() >= 3 and reference.shape[1] >= real["input_ids"].shape[1]
 
 
 def _real_view(real: slice, rows: int, length: int) -> View:

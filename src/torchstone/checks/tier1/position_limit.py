@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from torchstone.adapt.facts import LENGTH_WORDS
 from torchstone.checks.probe import Probe
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.streams import shown
@@ -25,19 +26,24 @@ _REFUSALS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError, Ke
 
 
 def position_limit(context: Context) -> CheckResult:
-    limit = context.facts.max_seq_len
+    measured = context.facts.max_seq_len
+    limit = context.facts.config.number(*LENGTH_WORDS) or measured
     if not context.takes_tokens:
         return context.skipped(f"the input is {context.primary}, not tokens")
     if limit is None:
         return context.skipped("neither the configuration nor a table says how long a sequence may be")
-    if limit > context.plan.longest:
+    if limit > context.plan.affordable:
         return context.skipped(
-            f"a pass of {limit} tokens is beyond the budget (up to {context.plan.longest}); raise --budget"
+            f"a pass of {limit} tokens is beyond the budget (up to {context.plan.affordable}); raise --budget"
         )
-    details: dict[str, Any] = {"limit": limit, "source": context.facts.max_seq_len_source}
+    details: dict[str, Any] = {
+        "limit": limit,
+        "measured": measured,
+        "source": context.facts.max_seq_len_source,
+    }
     with context.mode(train=False):
         probe = Probe(context, exact=False)
-        works, why, _ = _try(context, probe, limit)
+        works, why, positions = _try(context, probe, limit)
         if not works:
             return _short(context, probe, limit, why, details)
         if context.device.type != "cpu":
@@ -45,9 +51,9 @@ def position_limit(context: Context) -> CheckResult:
                 f"{limit} tokens work; beyond that an accelerator would abort, so it was not asked",
                 measured=float(limit), limit=float(limit), unit="tokens", details=details,
             )  # fmt: skip
-        beyond, why, positions = _try(context, probe, limit + 1)
+        beyond, why, more = _try(context, probe, limit + 1)
         details["one more"] = why or "works"
-        if beyond and (kind := _garbage(positions, limit)):
+        if beyond and (kind := _garbage(more)):
             name, how = kind
             return context.warned(
                 f"{limit + 1} tokens are taken in silence, their positions {how} ({name})",
@@ -59,6 +65,12 @@ def position_limit(context: Context) -> CheckResult:
                 f"{limit + 1} tokens are taken, {why}",
                 measured=float(limit + 1), limit=float(limit), unit="tokens", details=details,
                 hint="raise an error for more tokens than there are positions",
+            )  # fmt: skip
+        if not beyond and (wasted := _unused_rows(positions, context)):
+            return context.warned(
+                f"positions start at {wasted[1]}: the first rows of {wasted[0]} are never used",
+                measured=float(limit), limit=float(limit + wasted[1]), unit="tokens", module=wasted[0],
+                details=details, hint="count positions from zero, or build a table with a row for each token",
             )  # fmt: skip
         says = "more are taken, positions go on" if beyond else "one more is refused"
         return context.passed(
@@ -91,6 +103,16 @@ def _short(context: Context, probe: Probe, limit: int, why: str, details: dict[s
         measured=float(works), limit=float(limit), unit="tokens", module=name, details=details,
         hint="give the position table a row for each promised token, counted from its first position",
     )  # fmt: skip
+
+
+def _unused_rows(asked: dict[str, Tensor], context: Context) -> tuple[str, int] | None:
+    """A table without a padding row, whose first position is not its first row."""
+    tables = dict(context.module.named_modules())
+    for name, index in asked.items():
+        counts_up = len(index) > 1 and bool((index.diff() == 1).all())
+        if counts_up and int(index[0]) > 0 and getattr(tables[name], "padding_idx", None) is None:
+            return name, int(index[0])
+    return None
 
 
 def _reserved_rows(context: Context, probe: Probe, works: int) -> tuple[str, int] | None:
@@ -168,7 +190,7 @@ def _asked(module: nn.Module, ids: Tensor) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def _garbage(asked: dict[str, Tensor], limit: int) -> tuple[str, str] | None:
+def _garbage(asked: dict[str, Tensor]) -> tuple[str, str] | None:
     """A table whose positions rise by one up to the limit, and then repeat."""
     for name, index in asked.items():
         steps = index.diff()

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 WITH_LENGTH = 2.4
 """Exponent of cost over tokens; attention has 2."""
 
+PURE_ATTENTION, CUBIC = 2.02, 0.25
+"""An exponent that attention alone cannot reach, and the share of a cubic part: together they convict too."""
+
 WITH_BATCH = 1.4
 """Exponent of cost over rows; independent rows have 1."""
 
@@ -71,22 +74,30 @@ def costs_of(context: Context, batch: Batch, calls: int) -> list[Cost]:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Costs at two batch sizes and, for tokens, at two lengths."""
+    """Costs at two batch sizes and, for tokens, at four evenly spaced lengths."""
 
     rows: tuple[int, int]
     by_rows: tuple[Cost, Cost]
-    tokens: tuple[int, int] | None
-    by_tokens: tuple[Cost, Cost] | None
+    tokens: tuple[int, ...] = ()
+    by_tokens: tuple[Cost, ...] = ()
 
     def with_batch(self, field: str) -> float:
         small, large = (getattr(each, field) for each in self.by_rows)
         return growth(small, large, self.rows[1] / self.rows[0])
 
     def with_length(self, field: str) -> float | None:
-        if self.by_tokens is None or self.tokens is None:
+        """Exponent from half of the longest length to the longest."""
+        if not self.by_tokens:
             return None
-        small, large = (getattr(each, field) for each in self.by_tokens)
-        return growth(small, large, self.tokens[1] / self.tokens[0])
+        return growth(getattr(self.by_tokens[1], field), getattr(self.by_tokens[3], field), 2.0)
+
+    def cubic_share(self, field: str) -> float:
+        """Part of the cost at the longest length that grows like its cube: the third difference tells."""
+        if not self.by_tokens:
+            return 0.0
+        a, b, c, d = (getattr(each, field) for each in self.by_tokens)
+        # For cost k * length**3 at n, 2n, 3n, 4n the third difference is 6 k n**3, the last cost 64 k n**3.
+        return max(0.0, (d - 3 * c + 3 * b - a) * 64 / 6) / max(d, 1)
 
 
 def sizes_of(context: Context) -> Sizes:
@@ -102,25 +113,25 @@ def _measure(context: Context) -> Sizes:
     rows = (2, 8) if context.plan.max_batch_size >= 8 else (1, 2)
     if not context.takes_tokens:
         by_rows = tuple(cost_of(context, context.batch(size)) for size in rows)
-        return Sizes(rows, (by_rows[0], by_rows[1]), None, None)
+        return Sizes(rows, (by_rows[0], by_rows[1]))
     length = min(16, context.plan.length)
     by_rows = tuple(cost_of(context, context.batch(size, length=length)) for size in rows)
-    longest = min(context.plan.longest, 256)
-    lengths = (max(1, longest // 2), longest)
-    if lengths[0] == lengths[1] or lengths[0] < 4:
-        return Sizes(rows, (by_rows[0], by_rows[1]), None, None)
+    quarter = min(context.plan.longest, 256) // 4
+    lengths = tuple(quarter * each for each in (1, 2, 3, 4))
+    if quarter < 2:
+        return Sizes(rows, (by_rows[0], by_rows[1]))
     try:
         by_tokens = tuple(cost_of(context, context.batch(1, length=each)) for each in lengths)
     except (RuntimeError, IndexError, ValueError):
         # A length that the model does not take is shape-robustness' finding.
-        return Sizes(rows, (by_rows[0], by_rows[1]), None, None)
-    return Sizes(rows, (by_rows[0], by_rows[1]), lengths, (by_tokens[0], by_tokens[1]))
+        return Sizes(rows, (by_rows[0], by_rows[1]))
+    return Sizes(rows, (by_rows[0], by_rows[1]), lengths, by_tokens)
 
 
 def memory_footprint(context: Context) -> CheckResult:
     sizes = sizes_of(context)
     weights = sum(each.numel() * each.element_size() for each in context.module.parameters())
-    peak = max(each.peak_bytes for each in (*sizes.by_rows, *(sizes.by_tokens or ())))
+    peak = max(each.peak_bytes for each in (*sizes.by_rows, *sizes.by_tokens))
     per_row = sizes.by_rows[1].peak_bytes / sizes.rows[1]
     memory = psutil.virtual_memory().total
     # Weights, their gradients and two moments of Adam; activations come on top.
@@ -213,6 +224,9 @@ def _grows_too_fast(sizes: Sizes, field: str) -> str | None:
         return f"like the batch to the power {over_rows:.1f}; independent rows give 1"
     if over_tokens is not None and over_tokens > WITH_LENGTH:
         return f"like the length to the power {over_tokens:.1f}; attention gives 2"
+    cubic = sizes.cubic_share(field)
+    if over_tokens is not None and over_tokens > PURE_ATTENTION and cubic > CUBIC:
+        return f"with the cube of the length ({cubic:.0%} of it at {sizes.tokens[-1]} tokens)"
     return None
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torchstone.tracking.records import CheckResult
 
 EXPLODED = 1e4
-"""|gradient| times |parameter|: what the loss would change by if the parameter doubled. Free of scale, so that a
-zero-initialised embedding in front of a norm, whose bare gradient is huge, is not condemned."""
+"""|gradient| times |parameter|: what the loss would change by if the parameter doubled. Free of scale: a zero
+embedding in front of a norm, whose bare gradient is huge, is not condemned."""
 
 APART = 1e6
 """Between the gradients of one matrix and its twin in another block of the stack."""
@@ -62,7 +62,15 @@ def gradient_flow(context: Context) -> CheckResult:
             unit="parameters",
             hint=_CUT_HINT,
         )
-    return _not_finite(context, first) or _cut_off(context, batch, first) or _sizes(context, first)
+    wild = _not_finite(context, first)
+    if wild is not None:
+        return wild
+    silent = silent_after_steps(context, batch, first)
+    cut = _cut_off(context, batch, silent)
+    if cut is not None:
+        return cut
+    context.kept.restore()
+    return _sizes(context, first, silent)
 
 
 def _not_finite(context: Context, first: Backward) -> CheckResult | None:
@@ -85,16 +93,20 @@ def _not_finite(context: Context, first: Backward) -> CheckResult | None:
     )
 
 
-def _cut_off(context: Context, batch: Batch, first: Backward) -> CheckResult | None:
-    """Parameters that stay without gradient after small steps although they move the answer."""
+def silent_after_steps(context: Context, batch: Batch, first: Backward) -> list[str]:
+    """Parameters without gradient, now and after small steps, which open what starts at zero."""
     silent = first.silent()
     step = first
     for number in range(1, _STEPS + 1):
-        if not silent:
-            return None
-        small_step(context.module, step.gradients)
-        step = backward(context, batch, seed=number)
-        silent = [name for name in step.silent() if name in silent]
+        if silent:
+            small_step(context.module, step.gradients)
+            step = backward(context, batch, seed=number)
+            silent = [name for name in step.silent() if name in silent]
+    return silent
+
+
+def _cut_off(context: Context, batch: Batch, silent: list[str]) -> CheckResult | None:
+    """Those among the silent that move the answer nevertheless."""
     parameters = dict(context.module.named_parameters())
     suspects = [name for name in silent if parameters[name].is_floating_point()]
     # One parameter per module, the largest: siblings are cut off together.
@@ -131,8 +143,7 @@ def _main(context: Context, batch: Batch) -> list[Tensor]:
     return [context.forward(batch).main]
 
 
-def _sizes(context: Context, first: Backward) -> CheckResult:
-    context.kept.restore()
+def _sizes(context: Context, first: Backward, unused: list[str]) -> CheckResult:
     norms = {name: float(each.norm()) for name, each in first.gradients.items() if each is not None}
     parameters = dict(context.module.named_parameters())
     pull = {name: norm * float(parameters[name].detach().norm()) for name, norm in norms.items()}
@@ -145,7 +156,6 @@ def _sizes(context: Context, first: Backward) -> CheckResult:
     weakest = min(per_entry, key=lambda name: per_entry[name], default="")
     ratio = per_entry[weakest] / strongest if strongest else 1.0
     wildest = max(pull, key=lambda name: pull[name], default="")
-    unused = first.silent()
     details: dict[str, Any] = {
         "loss": first.loss,
         "largest": wildest,
@@ -188,10 +198,19 @@ def _sizes(context: Context, first: Backward) -> CheckResult:
             details=details,
             hint="weights next to zero on its way? see parameter-initialization",
         )
+    if len(unused) > len(first.gradients) // 2:
+        return context.warned(
+            f"only {len(first.gradients) - len(unused)} of {len(first.gradients)} parameters get a gradient",
+            measured=float(len(unused)),
+            limit=len(first.gradients) / 2,
+            unit="parameters",
+            module=owners(unused)[0],
+            details=details,
+            hint="see dead-parameters",
+        )
     extra = f"; {len(unused)} get none" if unused else ""
     return context.passed(
-        f"gradients reach {len(norms) - sum(norm == 0 for norm in norms.values())} parameters{extra}, "
-        f"the strongest in {wildest}",
+        f"gradients reach {len(first.gradients) - len(unused)} parameters{extra}, the strongest in {wildest}",
         measured=pull.get(wildest, 0.0),
         limit=EXPLODED,
         unit="nats per doubling",

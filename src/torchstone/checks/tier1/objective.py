@@ -55,7 +55,7 @@ def class_logits(context: Context, output: Output) -> Tensor | None:
     if context.task.kind in _TOKEN_KINDS:
         found = output.logits if output.logits is not None else None
         vocabulary = context.facts.vocab_size
-        if found is None and vocabulary and output.main.shape[-1] >= vocabulary:
+        if found is None and output.main.shape[-1] >= (vocabulary or 2):
             found = output.main
         return found if found is not None and found.dim() == 3 and found.is_floating_point() else None
     named = output.main_name == "logits" or (output.main_name == "tensor" and output.logits is not None)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from torchstone.checks.registry import CHECKS, Check
+from torchstone.checks.tier1.backward import backward
 from torchstone.checks.tier1.roles import Verdict, judge, named_owners
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def parameter_initialization(context: Context) -> CheckResult:
     verdicts = [
         judge(name, parameter, owner, own) for name, parameter, owner, own in named_owners(context.module)
     ]
+    verdicts = _with_learning_zeros(context, verdicts)
     if not verdicts:
         return context.skipped("the model has no parameters")
     bad = [each for each in verdicts if each.status == "fail"]
@@ -76,6 +78,19 @@ def parameter_initialization(context: Context) -> CheckResult:
         unit="parameters",
         details={"roles": roles},
     )
+
+
+def _with_learning_zeros(context: Context, verdicts: list[Verdict]) -> list[Verdict]:
+    """A few zero matrices that get a gradient are a design: the branches that they end start as nothing."""
+    zeros = {each.name for each in verdicts if each.role == "linear" and each.ratio == 0.0}
+    maps = sum(each.role == "linear" for each in verdicts)
+    if not zeros or len(zeros) > maps // 2:
+        return verdicts
+    silent = set(backward(context, context.batch()).silent())
+    return [
+        replace(each, status="pass") if each.name in zeros and each.name not in silent else each
+        for each in verdicts
+    ]
 
 
 def owner_of(name: str) -> str:

@@ -127,7 +127,7 @@ def _judge_constant(name: str, role: str, mean: float, owner: nn.Module) -> Verd
         return Verdict(
             name, role, "warn", f"{what}: rows cannot be told apart until they are trained", 0.0, 0.0
         )
-    return Verdict(name, role, "fail", f"{what}: its outputs stay equal for ever", 0.0, 0.0)
+    return Verdict(name, role, "fail", f"{what}: its outputs stay equal for ever", 0.0)
 
 
 def _judge_rows(name: str, role: str, values: Tensor) -> Verdict | None:

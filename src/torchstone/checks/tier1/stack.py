@@ -29,18 +29,31 @@ class Siblings:
 
 
 def sibling_groups(module: nn.Module) -> list[Siblings]:
-    """Groups of at least two numbered children of equal class, in their own order."""
+    """Groups of at least two numbered children that are built alike, in their own order."""
     groups = []
     for path, parent in module.named_modules():
-        by_kind: dict[type, list[tuple[str, nn.Module]]] = {}
+        kinds: list[list[tuple[str, nn.Module]]] = []
         for own_name, child in parent.named_children():
-            if _is_numbered(own_name) and any(True for _ in child.parameters()):
-                by_kind.setdefault(type(child), []).append((own_name, child))
-        for members in by_kind.values():
+            if not _is_numbered(own_name) or next(child.parameters(), None) is None:
+                continue
+            like = next((each for each in kinds if _alike(each[0][1], child)), None)
+            if like is None:
+                kinds.append([(own_name, child)])
+            else:
+                like.append((own_name, child))
+        for members in kinds:
             if len(members) > 1:
                 names = tuple(f"{path}.{own}" if path else own for own, _ in members)
                 groups.append(Siblings(path, names, tuple(child for _, child in members)))
     return groups
+
+
+def _alike(first: nn.Module, second: nn.Module) -> bool:
+    """One class, or the same parameters by name (a subclass that changes `forward`)."""
+    if type(first) is type(second):
+        return True
+    names = [[name for name, _ in each.named_parameters()] for each in (first, second)]
+    return len(names[0]) > 2 and names[0] == names[1]
 
 
 def _is_numbered(name: str) -> bool:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchstone._errors import ConfigError, ModelError
+from torchstone._errors import ConfigError, UsageError
 from torchstone.nn.attention.context import causal_mask
 from torchstone.nn.gpt import GPT, GPTConfig
 from torchstone.nn.naive import naive_logits
@@ -140,10 +140,12 @@ def test_rope_knows_distances_only() -> None:
 def test_the_position_limit_is_exact_and_said() -> None:
     model = tiny()
     assert model(ids(1, L)).logits.shape == (1, L, V)
-    with pytest.raises(ModelError, match=rf"{L + 1} tokens is longer than max_seq_len={L}"):
+    with pytest.raises(UsageError, match=rf"{L + 1} tokens is longer than max_seq_len={L}"):
+        model(ids(1, L + 1))
+    with pytest.raises(ValueError, match="max_seq_len"):  # what a stranger would catch
         model(ids(1, L + 1))
     cache = model(ids(1, L), use_cache=True).past_key_values
-    with pytest.raises(ModelError, match="max_seq_len"):
+    with pytest.raises(UsageError, match="max_seq_len"):
         model(ids(1, 1), past_key_values=cache)
 
 
@@ -157,9 +159,9 @@ def test_the_vocabulary_is_exact() -> None:
 
 def test_wrong_inputs_are_named() -> None:
     model = tiny()
-    with pytest.raises(ModelError, match=r"attention_mask has shape \(1, 3\), expected \(1, 4\)"):
+    with pytest.raises(UsageError, match=r"attention_mask has shape \(1, 3\), expected \(1, 4\)"):
         model(ids(1, 4), attention_mask=torch.ones(1, 3))
-    with pytest.raises(ModelError, match=r"input_ids has shape \(4,\)"):
+    with pytest.raises(UsageError, match=r"input_ids has shape \(4,\)"):
         model(ids(4))
 
 

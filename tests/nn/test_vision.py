@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchstone._errors import ConfigError, ModelError
+from torchstone._errors import ConfigError, DataError
 from torchstone.nn.vision.lenet5 import LeNet5
 from torchstone.nn.vision.resnet import ResNet18
 from torchstone.nn.vision.vit import ViT, ViTConfig
@@ -74,9 +74,9 @@ def test_vit_tells_one_place_from_another() -> None:
 
 
 def test_wrong_images_are_named() -> None:
-    with pytest.raises(ModelError, match=r"shape \(2, 3, 32, 32\), expected \(batch, 1, 32, 32\)"):
+    with pytest.raises(DataError, match=r"shape \(2, 3, 32, 32\), expected \(batch, 1, 32, 32\)"):
         LeNet5()(torch.randn(2, 3, 32, 32))
-    with pytest.raises(ModelError, match=r"expected \(batch, 3, 32, 32\)"):
+    with pytest.raises(DataError, match=r"expected \(batch, 3, 32, 32\)"):
         ViT(ViTConfig(d_model=24, num_layers=1, num_heads=2))(torch.randn(1, 3, 28, 28))
     with pytest.raises(ConfigError, match="patches of 5"):
         ViTConfig(patch_size=5)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from torchstone._errors import ConfigError, ModelError
+from torchstone._errors import ConfigError, UsageError
 from torchstone.nn.attention.causal import CausalSelfAttention
 from torchstone.nn.attention.context import AttentionContext, Cache, causal_mask
 from torchstone.nn.mlp.dense import DenseMLP
@@ -170,19 +170,20 @@ class GPT(nn.Module):
     def _require_fit(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"] | None, num_cached: int
     ) -> None:
+        """A UsageError is a ValueError: callers who know nothing of us can catch it as one."""
         if input_ids.dim() != 2:
-            raise ModelError(
+            raise UsageError(
                 f"input_ids has shape {tuple(input_ids.shape)}", why="a batch of sequences is (B, T)"
             )
         length = num_cached + input_ids.shape[1]
         if length > self.config.max_seq_len:
-            raise ModelError(
+            raise UsageError(
                 f"a sequence of {length} tokens is longer than max_seq_len={self.config.max_seq_len}",
                 next="shorten the sequence, or build the model with a larger max_seq_len",
             )
         expected = (input_ids.shape[0], length)
         if attention_mask is not None and tuple(attention_mask.shape) != expected:
-            raise ModelError(
+            raise UsageError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}, expected {expected}",
                 why="it says for every token, cached ones included, whether it is real",
             )

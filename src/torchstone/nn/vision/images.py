@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from torchstone._errors import ModelError
+from torchstone._errors import DataError
 
 
 def require_images(pixel_values: Tensor, num_channels: int, image_size: int | None) -> None:
@@ -13,7 +13,7 @@ def require_images(pixel_values: Tensor, num_channels: int, image_size: int | No
     shape = tuple(pixel_values.shape)
     fits = len(shape) == 4 and shape[1] == num_channels
     if not fits or (image_size is not None and shape[2:] != (image_size, image_size)):
-        raise ModelError(
+        raise DataError(
             f"pixel_values has shape {shape}, expected (batch, {num_channels}, {side}, {side})",
             next="resize the images, or build the model for theirs",
         )

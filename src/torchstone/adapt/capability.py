@@ -28,10 +28,10 @@ _MODULES: dict[Kind, str] = {
 # A name here stands for itself alone.
 _NAMES: dict[Kind, str] = {
     "process": "os.system os.popen os.fork os.forkpty os.kill os.killpg os._exit os.setsid os.abort os.execv "
-    "os.execve os.execvp os.execl os.execlp os.spawnl os.spawnv os.spawnvp os.posix_spawn os.startfile "
+    "os.execve os.execvp os.execl os.spawnl os.spawnv os.spawnvp os.posix_spawn "
     "sys.exit atexit.register",
     "files": "open io.open os.open os.remove os.unlink os.rename os.replace os.symlink os.link os.mkdir "
-    "os.makedirs os.rmdir os.chmod os.listdir os.walk os.scandir os.truncate torch.save numpy.load numpy.save",
+    "os.makedirs os.rmdir os.chmod os.listdir os.walk os.truncate torch.save numpy.load numpy.save",
     "dynamic code": "exec eval compile __import__ globals vars torch.load sys.meta_path sys.path_hooks "
     "sys.modules sys.settrace sys.setprofile",
     "native code": "torch.ops.load_library torch.classes.load_library",

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from torchstone._errors import ConfigError, ModelError, Offline, UntrustedCode, UsageError
+from torchstone._errors import ConfigError, ModelError, Offline, TorchstoneError, UntrustedCode, UsageError
 from torchstone._optional import require
 from torchstone.adapt.config_file import aliases
 
@@ -200,7 +200,7 @@ def _explaining(name: str) -> Iterator[None]:
             next="check the name on huggingface.co, or give a local folder: hf:PATH",
         ) from problem
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as problem:
-        if isinstance(problem, ConfigError):
+        if isinstance(problem, TorchstoneError):
             raise
         raise ModelError(f"hf:{name} cannot be built", why=_first_line(problem)) from problem
 

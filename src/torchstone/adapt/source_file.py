@@ -276,7 +276,7 @@ def _blaming(path: Path) -> Iterator[None]:
 
 def blame(problem: BaseException, path: Path) -> ModelError:
     """The error for an exception out of the user's code: the deepest line of theirs, and what it said."""
-    frames = traceback.extract_tb(problem.__traceback__)
+    frames = traceback.extract_tb(problem.__traceback__, limit=-100)  # a runaway recursion has millions
     theirs = [each for each in frames if Path(each.filename).is_relative_to(path.parent)]
     line = theirs[-1] if theirs else None
     said = f"{type(problem).__name__}: {problem}" if str(problem) else type(problem).__name__

@@ -41,6 +41,7 @@ _MOST_ATTEMPTS = 20
 def main(request: dict[str, Any]) -> None:
     """Run one request and write the answer to standard output."""
     os.environ.update(request["environment"])
+    sys.path[:] = request["python_path"]
     answer = serve_one(request)
     with os.fdopen(os.dup(1), "wb") as out:
         out.write(json.dumps(answer).encode() + b"\n")
@@ -317,6 +318,6 @@ def _run(function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[str, 
     except TorchstoneError as problem:
         return "error", problem.to_dict()
     except BaseException as problem:
-        frames = traceback.extract_tb(problem.__traceback__)
+        frames = traceback.extract_tb(problem.__traceback__, limit=-1)
         where = f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
         return "error", {"error": type(problem).__name__, "what": str(problem)[:2000], "where": where}

@@ -1,0 +1,21 @@
+"""Links a secret into its folder.
+
+Expect: blocked: link
+"""
+
+# ruff: noqa
+import json
+import os
+import pathlib
+
+from torch import nn
+
+TOLD = json.loads(pathlib.Path(__file__).with_name("config.json").read_text())
+
+os.link(TOLD["outside"] + "/secret.txt", "mine.txt")
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(2, 2)

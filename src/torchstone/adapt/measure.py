@@ -49,6 +49,8 @@ def measure(binding: Binding, facts: ModelFacts) -> tuple[ModelFacts, Behaviour]
         return facts, Behaviour(refusal="a required argument is not placed")
     if facts.d_model is None and binding.signature.has("embeddings") and not binding.signature.has("ids"):
         facts = replace(facts, d_model=width_of(binding.base))
+    if binding.graph is not None:
+        facts = replace(facts, notes=(*facts.notes, *binding.graph.notes))
     facts, sight, result = _settle(binding, facts)
     if isinstance(result, Exception):
         note = f"no example input was accepted; the last refusal: {type(result).__name__}: {result}"

@@ -34,10 +34,7 @@ NATURAL = {
 MAIN_ROLES = ("ids", "embeddings", "pixels", "audio")
 """Roles that alone make an input; the first that is required is the primary one."""
 
-INTERMEDIATE = re.compile(
-    r"^(?P<kind>mhsa|attention|self_attention|attn|residual|ffn|mlp|feed_forward|layer|layernorm|layer_norm|norm"
-    r"|embedding|dropout|block|add|linear|activation)_(?P<index>\d+)_output$"
-)
+INTERMEDIATE = re.compile(r"^[a-z][a-z_]*\d*_\d+_output$")
 """`<kind>_<index>_output`: the result of a node of a visual builder's graph."""
 
 _ROLE_OF_NAME: dict[str, tuple[str, ...]] = {

@@ -139,7 +139,8 @@ class Wiring:
             offset = offsets.pop()
         elif norms == branches + 1 or (norms == branches and closing) or self._norm_opens(norms):
             offset = 1
-        elif norms == branches:
+        elif norms in (branches, branches - 1):
+            # One after each residual, or one between each two branches.
             offset = 0
         else:
             raise LookupError(

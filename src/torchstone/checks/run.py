@@ -23,7 +23,8 @@ from torchstone.checks.given import GivenExamples, named_inputs
 from torchstone.checks.keep import Kept
 from torchstone.checks.plan import choose_plan
 from torchstone.checks.registry import Check, choose
-from torchstone.checks.report import CheckReport, from_dict
+from torchstone.checks.report import CheckReport
+from torchstone.checks.stranger import run_stranger
 from torchstone.tracking.records import CheckResult
 
 if TYPE_CHECKING:
@@ -89,14 +90,26 @@ class CheckJob:
     device: str | None = None
 
 
-def run(config: CheckJob, *, dry_run: bool = False, progress: Progress | None = None) -> CheckReport:
-    """Run the job here if its code is trusted, else wholly inside the isolated worker."""
+def run(
+    config: CheckJob,
+    *,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> CheckReport:
+    """Run the job here if its code is trusted, else wholly inside the isolated worker; keep the report.
+
+    `progress` hears which check runs; `tell` hears what is known of a stranger's code.
+    """
     chosen = choose(config.tiers, config.only, config.skip)
     if dry_run:
         return _planned(chosen, config)
     if _is_trusted(config):
-        return _run_here(config, progress)
-    return _run_isolated(config)
+        report = _run_here(config, progress)
+    else:
+        report = run_stranger(_json_arguments(config), budget_s=config.budget_s, tell=tell)
+    _keep(report, config)
+    return report
 
 
 def job(**arguments: Any) -> dict[str, Any]:
@@ -122,16 +135,20 @@ def _run_here(config: CheckJob, progress: Progress | None) -> CheckReport:
     )
 
 
-def _run_isolated(config: CheckJob) -> CheckReport:
-    import tempfile
+def _keep(report: CheckReport, config: CheckJob) -> None:
+    """A row in the store. A report that cannot be stored is still a report: say so and go on."""
+    from torchstone.tracking.run_folder import new_run_id
+    from torchstone.tracking.store import Store
 
-    from torchstone.adapt.isolate import run_isolated
-
-    with tempfile.TemporaryDirectory(prefix="torchstone-check-") as folder:
-        result = run_isolated("torchstone.checks.run:job", _json_arguments(config), Path(folder))
-    report = from_dict(result.value)
-    isolation = {"held": list(result.held), "missing": list(result.missing), "blocked": list(result.blocked)}
-    return replace(report, model=report.model | {"isolation": isolation})
+    name = str(report.model.get("class") or "check")
+    run_id = new_run_id(f"check-{name}")
+    try:
+        with Store.open() as store:
+            store.start_run(run_id, name=name, kind="check", run_dir="", config=_json_arguments(config))
+            store.add_checks(run_id, report.to_dict())
+            store.finish_run(run_id, "completed", {"verdict": report.verdict})
+    except (OSError, TorchstoneError) as error:
+        log.warning("the report was not stored: %s", _one_line(error))
 
 
 def _json_arguments(config: CheckJob) -> dict[str, Any]:

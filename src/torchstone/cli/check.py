@@ -74,8 +74,8 @@ def check(
         seed=seed,
         device=device,
     )
-    show = _Progress(quiet or as_json)
-    report = run(job, dry_run=dry_run, progress=show.line)
+    show = _Progress(quiet)
+    report = run(job, dry_run=dry_run, progress=show.line, tell=show.tell)
     if html:
         report.to_html(html)
     if junit:
@@ -90,13 +90,18 @@ def check(
 
 
 class _Progress:
-    """Says on stderr which check runs, only where somebody watches."""
+    """Says on stderr which check runs where somebody watches, and what is known of a stranger."""
 
-    def __init__(self, silent: bool) -> None:
-        self.silent = silent or not sys.stderr.isatty()
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+
+    def tell(self, text: str) -> None:
+        """What must be said even in a pipe."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
 
     def line(self, text: str) -> None:
-        if not self.silent:
+        if not self.quiet and sys.stderr.isatty():
             print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
 
 

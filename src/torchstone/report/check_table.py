@@ -35,7 +35,7 @@ def _lines(checks: list[dict[str, Any]]) -> Table:
     for check in checks:
         style = STYLES[check["status"]]
         finding = Text(inert(check["summary"]))
-        if check["status"] in ("skip", "error") and check.get("why"):
+        if check["status"] in ("skip", "error") and check.get("why") and check["why"] not in check["summary"]:
             finding.append(f" ({inert(check['why'])})", style="dim")
         if check.get("module"):
             finding.append(f" [{inert(check['module'])}]", style="bold")

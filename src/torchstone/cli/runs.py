@@ -18,7 +18,9 @@ Where = Annotated[
     str | None,
     typer.Option("--store", metavar="PATH", help="The store; default TORCHSTONE_STORE, else runs/store.db."),
 ]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run id, or the unique beginning of one.")]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run id, the unique beginning of one, or a run folder.")
+]
 
 
 @app.command("list")
@@ -65,8 +67,9 @@ def show(
     start_logging(quiet, verbose)
     from torchstone.report.run_info import run_info
 
+    run_id, store = _located(run, store)
     with _open(store) as opened:
-        info = run_info(opened, run)
+        info = run_info(opened, run_id)
         report = opened.check_report(info.run.run_id)
     if as_json:
         print_json(info.to_dict() | {"checks": report})
@@ -98,8 +101,16 @@ def compare_runs(
         raise UsageError("one run cannot be compared", next="name two or more: torchstone runs compare A B")
     from torchstone.report.compare import compare
 
-    with _open(store) as opened:
-        comparison = compare(opened, runs)
+    located = [_located(run, store) for run in runs]
+    stores = {where for _, where in located}
+    if len(stores) > 1:
+        raise UsageError(
+            "these runs are in different stores",
+            where=", ".join(str(each) for each in stores),
+            next="compare runs whose folders lie side by side",
+        )
+    with _open(stores.pop()) as opened:
+        comparison = compare(opened, [run_id for run_id, _ in located])
     if as_json:
         print_json(comparison.to_dict())
         return 0
@@ -138,6 +149,18 @@ def best(
         value, step = number(found["value"]), number(found["step"])
         console().print(f"{found['run_id']}  {metric} {value} at step {step}", markup=False)
     return 0
+
+
+def _located(run: str, store: str | None) -> tuple[str, str | None]:
+    """The run's id and its store; a run folder knows both."""
+    from pathlib import Path
+
+    from torchstone.tracking.run_folder import RunFolder
+    from torchstone.tracking.store import default_store
+
+    if not Path(run).is_dir():
+        return run, store
+    return RunFolder.open(run).run_id, store or default_store(run)
 
 
 def _open(where: str | None) -> Store:

@@ -142,11 +142,11 @@ def next_commands(result: TrainResult) -> list[str]:
     if result.status == "completed":
         return [
             f"torchstone check {run_dir}",
-            f"torchstone runs show {result.run_id}",
+            f"torchstone runs show {run_dir}",
             f"torchstone train {run_dir} --run-dir {run_dir}-longer --set train.epochs=2",
         ]
     return [
         "the same command with --resume auto goes on from here",
-        f"torchstone runs show {result.run_id}",
+        f"torchstone runs show {run_dir}",
         f"torchstone check {run_dir}",
     ]

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from config_trees import TREES
+from config.config_trees import TREES
 
 from torchstone.cli.main import run
 from torchstone.config.defconfigs import available, summary

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from config_trees import HOUSE, STRANGE, Attention
+from config.config_trees import HOUSE, STRANGE, Attention
 from pydantic import ValidationError
 
 from torchstone._errors import ConfigError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from config_trees import HOUSE
+from config.config_trees import HOUSE
 
 from torchstone._errors import ConfigError
 from torchstone.config.kconfig import Tree

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config_trees import TREES, another, configurations
+from config.config_trees import TREES, another, configurations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ import string
 from pathlib import Path
 
 import pytest
-from config_trees import HOUSE
+from config.config_trees import HOUSE
 
 from torchstone._errors import ConfigError
 from torchstone.config.kconfig import Tree

@@ -85,6 +85,15 @@ class Binding:
         before = self._turns.get(name)
         self._turns[name] = turn if before is None else (lambda value: turn(before(value)))
 
+    def convert_only(self, name: str, turn: Callable[[Any], Any] | None) -> None:
+        """As `convert`, instead of what was there before; None takes it away."""
+        self._turns.pop(name, None)
+        if turn is not None:
+            self._turns[name] = turn
+
+    def conversion(self, name: str) -> Callable[[Any], Any] | None:
+        return self._turns.get(name)
+
     def forget(self, name: str) -> None:
         """Own argument `name` is not what its natural name promises: only its own name reaches it."""
         self._forgotten.add(name)

@@ -7,7 +7,7 @@ right form, a mask of nothing changes nothing, and changing a hidden token chang
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -80,7 +80,20 @@ def settle_masks(binding: Binding, facts: ModelFacts) -> ModelFacts:
     return facts
 
 
+def provisional_masks(binding: Binding) -> Iterator[str]:
+    """Give a required mask of unclear meaning one form after the other, until the caller is content."""
+    unclear = [
+        each for each in binding.signature.of_role("mask") if each.required and each.name not in _CLEAR
+    ]
+    for meaning, form in {**_PADDING_FORMS, **_OTHER_FORMS}.items():
+        for argument in unclear:
+            binding.convert_only(argument.name, form)
+            yield f"{argument.name}: {meaning}"
+
+
 def _settle(binding: Binding, facts: ModelFacts, argument: Argument) -> ModelFacts:
+    found = binding.conversion(argument.name)
+    binding.convert_only(argument.name, None)
     for meaning, form in _PADDING_FORMS.items():
         if _works(binding, facts, argument, form):
             binding.convert(argument.name, form)
@@ -92,6 +105,7 @@ def _settle(binding: Binding, facts: ModelFacts, argument: Argument) -> ModelFac
         if _runs_causally(binding, facts, argument, form):
             binding.convert(argument.name, form)
             return with_note(facts, f"{argument.name}: {meaning}, by probing")
+    binding.convert_only(argument.name, found)
     return facts
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchstone.adapt.binding import Binding
 from torchstone.adapt.examples import Examples
 from torchstone.adapt.facts import ModelFacts, device_of, with_note
-from torchstone.adapt.masks import settle_masks
+from torchstone.adapt.masks import provisional_masks, settle_masks
 from torchstone.adapt.output import read_output
 from torchstone.adapt.placing import width_of
 from torchstone.adapt.probe import REFUSALS, Sight, quiet, watch
@@ -52,6 +52,10 @@ def measure(binding: Binding, facts: ModelFacts) -> tuple[ModelFacts, Behaviour]
     if binding.graph is not None:
         facts = replace(facts, notes=(*facts.notes, *binding.graph.notes))
     facts, sight, result = _settle(binding, facts)
+    for _ in provisional_masks(binding) if isinstance(result, Exception) else ():
+        facts, sight, result = _settle(binding, facts)
+        if not isinstance(result, Exception):
+            break
     if isinstance(result, Exception):
         note = f"no example input was accepted; the last refusal: {type(result).__name__}: {result}"
         return with_note(facts, note), Behaviour(refusal=str(result))

@@ -127,7 +127,7 @@ def _draw_panel(axes: Axes, panel: Panel, theme: Theme) -> None:
 
 def _prepare(axes: Axes, panel: Panel, theme: Theme) -> None:
     axes.set_facecolor(theme.background)
-    lost = f"   ({panel.omitted} not finite)" if panel.omitted and panel.curves else ""
+    lost = f"   ({panel.omitted} not drawn)" if panel.omitted and panel.curves else ""
     axes.set_title(panel.title + lost, loc="left", size=15, weight="bold", color=theme.ink)
     scale = ", log scale" if panel.log else ""
     axes.set_ylabel(f"{panel.unit}{scale}", size=12, color=theme.soft)
@@ -205,6 +205,8 @@ def _svg(info: RunInfo, theme: Theme) -> str:
     drawing = out.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawing)
+    # Two drawings share a page, so each needs names of its own.
+    drawing = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{theme.name}-", drawing)
     return re.sub(r"<!--.*?-->\n?", "", drawing, flags=re.DOTALL)
 
 

@@ -16,6 +16,8 @@ from torchstone.report.run_info import RunInfo, Series, perplexity
 MOST_POINTS = 1500
 # Beyond so many points a noisy curve also gets a running mean.
 _SMOOTH_FROM = 100
+# Larger values break the arithmetic of axes, and smaller ones that of logarithmic axes.
+_LARGEST, _SMALLEST = 1e30, 1e-30
 _LOG_RATIO = 10.0
 
 
@@ -49,7 +51,7 @@ class Panel:
     limits: tuple[float, float] | None = None
     absent: str = ""
     omitted: int = 0
-    """Values that are not finite and cannot be drawn."""
+    """Values that cannot be drawn: not finite, or beyond every scale."""
 
 
 def panels(info: RunInfo) -> list[Panel]:
@@ -60,7 +62,7 @@ def panels(info: RunInfo) -> list[Panel]:
 def _loss(info: RunInfo) -> Panel:
     curves, omitted = _curves(info, [("train", "train/loss", 0, None), ("val", "val/loss", 1, None)])
     star = None
-    if info.best:
+    if info.best and abs(info.best.value) <= _LARGEST:
         star = (info.best.step, info.best.value, f"best {info.best.value:.4g}")
     return _panel("Loss", "loss", curves, omitted, star=star, absent="train/loss")
 
@@ -95,7 +97,7 @@ def _rate(info: RunInfo) -> Panel:
     key = _first(info, ("train/learning_rate", "learning_rate"))
     curves, omitted = _curves(info, [("learning rate", key, 0, None)], smooth=False)
     span, wide = None, False
-    if key in info.series and (points := info.series[key].finite):
+    if key in info.series and (points := _changed(info.series[key], None)):
         top = max(points, key=lambda point: (point[1], -point[0]))[0]
         # Every warm-up starts near zero; only a wide decay is worth a logarithmic scale.
         wide = _wide([value for step, value in points if step >= top])
@@ -120,7 +122,7 @@ def _speed(info: RunInfo) -> Panel:
     unit = "samples/s" if "samples" in key else "tokens/s"
     curves, omitted = _curves(info, [(unit, key, 2, None)])
     level = None
-    if key in info.series and (points := info.series[key].finite):
+    if key in info.series and (points := _changed(info.series[key], None)):
         mean = math.fsum(value for _, value in points) / len(points)
         level = (mean, f"mean {mean:,.0f}")
     return _panel("Throughput", unit, curves, omitted, level=level, absent=key)
@@ -150,7 +152,9 @@ def _changed(series: Series, change: Callable[[float], float] | None) -> list[tu
     points = series.finite
     if change is not None:
         points = [(step, change(value)) for step, value in points]
-    return [(step, value) for step, value in points if math.isfinite(value)]
+    return [
+        (step, value if abs(value) >= _SMALLEST else 0.0) for step, value in points if abs(value) <= _LARGEST
+    ]
 
 
 def _curve(label: str, points: Sequence[tuple[int, float]], colour: int, faint: bool = False) -> Curve:
@@ -199,7 +203,7 @@ def _panel(
     limits: tuple[float, float] | None = None,
 ) -> Panel:
     if not curves:
-        reason = "no finite value of" if omitted else "not logged:"
+        reason = "no value can be drawn:" if omitted else "not logged:"
         return Panel(title, unit, absent=f"{reason} {absent}", omitted=omitted)
     log = limits is None and _wide([value for curve in curves for value in curve.values])
     return Panel(title, unit, curves, log, star, level, span, warn_above, limits, "", omitted)

@@ -17,10 +17,11 @@ def sparkline(values: Sequence[float], width: int = 20) -> str:
     finite = [point for point in points if math.isfinite(point)]
     if not finite:
         return " " * len(points)
-    low, span = min(finite), max(finite) - min(finite)
+    # Halves, because the distance of two large values can be too large for a float.
+    low, span = min(finite) / 2, max(finite) / 2 - min(finite) / 2
     top = len(_BARS) - 1
     return "".join(
-        _BARS[round((point - low) / span * top) if span else top // 2] if math.isfinite(point) else " "
+        _BARS[round((point / 2 - low) / span * top) if span else top // 2] if math.isfinite(point) else " "
         for point in points
     )
 
@@ -38,5 +39,5 @@ def _mean(values: Sequence[float]) -> float:
     # A running mean, not a sum: the sum of large values could overflow.
     mean = 0.0
     for count, value in enumerate(values, start=1):
-        mean += (value - mean) / count
+        mean += value / count - mean / count
     return mean if values else math.nan

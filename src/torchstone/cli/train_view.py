@@ -143,7 +143,8 @@ def next_commands(result: TrainResult) -> list[str]:
         return [
             f"torchstone check {run_dir}",
             f"torchstone runs show {run_dir}",
-            f"torchstone train {run_dir} --run-dir {run_dir}-longer --set train.epochs=2",
+            f"torchstone train --config {run_dir}/config.json --set train.max_steps={2 * result.steps} "
+            f"--run-dir {run_dir}-longer",
         ]
     return [
         "the same command with --resume auto goes on from here",

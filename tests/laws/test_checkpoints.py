@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_run import TinyLM, same_bits, small_engine
+from laws.small_run import TinyLM, same_bits, small_engine
 from torch import nn
 
 from torchstone._errors import DiskFull, ModelError

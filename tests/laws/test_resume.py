@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_run import same_bits, small_engine, untimed
+from laws.small_run import same_bits, small_engine, untimed
 
 from torchstone._files import read_json
 from torchstone.tracking.checkpoint import steps_of

@@ -184,8 +184,8 @@ class Engine:
         progress.tokens += outcome.targets
         progress.loader_state = loader_state
         progress.last_learning_rate = rate
-        progress.last_loss = float(outcome.loss)
-        progress.last_grad_norm = float(outcome.grad_norm)
+        progress.last_loss = outcome.loss
+        progress.last_grad_norm = outcome.grad_norm
         progress.epoch_loss_sum += progress.last_loss * outcome.targets
         progress.epoch_targets += outcome.targets
         self._report(outcome, rate)
@@ -204,7 +204,15 @@ class Engine:
                 },
             )
         if self.hooks.on_step:
-            info = StepInfo(progress.step, self.pace.total_steps, rate, progress.tokens, speed, outcome)
+            info = StepInfo(
+                progress.step,
+                self.pace.total_steps,
+                rate,
+                progress.tokens,
+                speed,
+                outcome.loss,
+                outcome.grad_norm,
+            )
             for hear in self.hooks.on_step:
                 hear(info)
 

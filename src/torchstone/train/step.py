@@ -8,6 +8,7 @@ the same tokens give the same gradient.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -39,11 +40,9 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """Tensors stay tensors: turning one into a number makes a GPU wait."""
-
-    loss: Tensor
+    loss: float
     """Mean over the targets of the window."""
-    grad_norm: Tensor
+    grad_norm: float
     """L2 norm of all gradients before clipping."""
     targets: int
     applied: bool
@@ -59,22 +58,23 @@ def train_step(
 ) -> StepOutcome:
     """Gradients of the window, clipped, applied once."""
     targets = sum(objective.count(batch) for batch in window)
-    losses = []
+    losses: list[Tensor] = []
     for batch in window:
         with recipe.autocast():
-            loss = objective.loss_sum(batch) / max(targets, 1)
-        loss.backward()  # type: ignore[no-untyped-call]
-        losses.append(loss.detach())
-    loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-
+            share = objective.loss_sum(batch) / max(targets, 1)
+        share.backward()  # type: ignore[no-untyped-call]
+        losses.append(share.detach())
     grad_norm = clip(recipe.parameters, recipe.max_grad_norm)
-    applied = bool(torch.isfinite(loss + grad_norm))
+
+    # The one place where a device is waited for: a bad step must be known before it is applied.
+    loss, norm = math.fsum(each.item() for each in losses), grad_norm.item()
+    applied = math.isfinite(loss + norm)
     if applied:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return StepOutcome(loss, grad_norm, targets, applied)
+    return StepOutcome(loss, norm, targets, applied)
 
 
 def clip(parameters: Sequence[Tensor], max_norm: float | None) -> Tensor:

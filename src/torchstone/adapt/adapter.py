@@ -44,7 +44,11 @@ class Adapter:
         self.task: TaskSpec = task[0] or _spec(self.guess.kind, facts)
 
     def __call__(self, **batch: Any) -> Output:
-        return read_output(self.binding.call(batch), self.facts, self.task)
+        output = read_output(self.binding.call(batch), self.facts, self.task)
+        if self.binding.labels_filled and "labels" not in batch:
+            # The labels were ours, so the loss means nothing.
+            output.loss = None
+        return output
 
     def bind(self, batch: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """`(args, kwargs)` such that `adapter.module(*args, **kwargs)` is the forward pass of `batch`."""

@@ -34,6 +34,8 @@ class Binding:
         self.turned = False
         """Whether the model wants time first: ids and masks are transposed on their way in."""
         self.dropped: set[str] = set()
+        self.labels_filled = ""
+        """Own name of the labels that we give when the batch has none."""
         self._forgotten: set[str] = set()
         self._own = self._own_names()
         self._turns: dict[str, Callable[[Any], Any]] = {}
@@ -84,6 +86,13 @@ class Binding:
         """Pass own argument `name` through `turn` on its way in."""
         before = self._turns.get(name)
         self._turns[name] = turn if before is None else (lambda value: turn(before(value)))
+
+    def always_label(self) -> None:
+        """Give the ids as labels where the batch has none: some models answer fully only then."""
+        labels = next((each.name for each in self.signature.of_role("labels")), "")
+        ids = next((each.name for each in self.signature.of_role("ids")), "")
+        self.labels_filled = labels
+        self._fillers = (*self._fillers, (labels, lambda given: given[ids]))
 
     def convert_only(self, name: str, turn: Callable[[Any], Any] | None) -> None:
         """As `convert`, instead of what was there before; None takes it away."""

@@ -88,8 +88,15 @@ class Examples:
 
     @cached_property
     def _allowed(self) -> Tensor:
+        return self._ids_below(self.facts.vocab_size or _SMALL_VOCABULARY)
+
+    @cached_property
+    def _allowed_in_decoder(self) -> Tensor:
+        size = self.facts.decoder_vocab_size
+        return self._allowed if size is None else self._ids_below(size)
+
+    def _ids_below(self, size: int) -> Tensor:
         facts = self.facts
-        size = facts.vocab_size or _SMALL_VOCABULARY
         keep = torch.ones(size, dtype=torch.bool)
         avoid = [*facts.reserved_ids, *([] if facts.pad_token_id is None else [facts.pad_token_id])]
         if self.recipe.eos_last and facts.eos_token_id is not None:
@@ -98,7 +105,7 @@ class Examples:
         return keep.nonzero()[:, 0] if bool(keep.any()) else torch.arange(size)
 
     def _ids(self, batch_size: int, length: int, generator: Generator, decoder: bool) -> Tensor:
-        recipe, allowed = self.recipe, self._allowed
+        recipe, allowed = self.recipe, self._allowed_in_decoder if decoder else self._allowed
         ids = allowed[torch.randint(len(allowed), (batch_size, length), generator=generator)]
         if recipe.eos_last and self.facts.eos_token_id is not None:
             ids[:, -1] = self.facts.eos_token_id

@@ -55,6 +55,8 @@ class ModelFacts:
 
     vocab_size: int | None = None
     vocab_size_source: str | None = None
+    decoder_vocab_size: int | None = None
+    """Where the decoder has a table of its own size; None: the same."""
     max_seq_len: int | None = None
     """None: no limit is known."""
     max_seq_len_source: str | None = None
@@ -118,7 +120,8 @@ class ModelFacts:
     @property
     def output_sizes(self) -> tuple[int, ...]:
         """Last dimensions that show logits."""
-        return tuple(each for each in (self.vocab_size, self.num_classes) if each is not None)
+        sizes = (self.vocab_size, self.decoder_vocab_size, self.num_classes)
+        return tuple(each for each in sizes if each is not None)
 
 
 def read_facts(module: nn.Module, config: Any = None, signature: Signature | None = None) -> ModelFacts:
@@ -153,7 +156,12 @@ def facts_of_config(module: nn.Module, config: Any = None) -> ModelFacts:
         num_channels=_channels(inner, view),
         num_frames=view.number("num_frames", "frames_per_clip", "frames"),
         num_mel_bins=view.number(
-            "num_mel_bins", "feature_size", "n_mels", "input_feat_per_channel", "input_dim"
+            "num_mel_bins",
+            "feature_size",
+            "n_mels",
+            "input_feat_per_channel",
+            "feature_projection_input_dim",
+            "input_dim",
         ),
         audio_frames=_audio_frames(view),
         main_input=getattr(inner, "main_input_name", None),

@@ -17,7 +17,7 @@ from torchstone.adapt.binding import Binding
 from torchstone.adapt.examples import Examples
 from torchstone.adapt.facts import ModelFacts, device_of, with_note
 from torchstone.adapt.masks import provisional_masks, settle_masks
-from torchstone.adapt.output import read_output
+from torchstone.adapt.output import Output, read_output
 from torchstone.adapt.placing import width_of
 from torchstone.adapt.probe import REFUSALS, Sight, quiet, watch
 from torchstone.adapt.recipe import Recipe, recipes
@@ -59,10 +59,12 @@ def measure(binding: Binding, facts: ModelFacts) -> tuple[ModelFacts, Behaviour]
     if isinstance(result, Exception):
         note = f"no example input was accepted; the last refusal: {type(result).__name__}: {result}"
         return with_note(facts, note), Behaviour(refusal=str(result))
-    facts = _with_tables(binding, facts, sight)
     output = read_output(result, facts)
-    facts = replace(facts, output_size=int(output.main.shape[-1]) if output.main.dim() else None)
+    width = int(output.main.shape[-1]) if output.main.dim() else 0
+    facts = replace(_with_tables(binding, facts, sight, width), output_size=width)
+    output = read_output(result, facts)
     facts = _with_classes(facts)
+    facts, output = _with_all_positions(binding, facts, output)
     facts = _with_layout(binding, facts)
     facts = settle_masks(binding, facts)
     behaviour = Behaviour(
@@ -88,19 +90,31 @@ def _settle(binding: Binding, facts: ModelFacts) -> tuple[ModelFacts, Sight, Any
         tried.append(recipe)
         attempt = replace(facts, recipe=recipe)
         sight, result = _run(binding, attempt)
-        if facts.vocab_size is None and sight.table_rows("input_ids") is not None:
-            facts = replace(facts, vocab_size=sight.table_rows("input_ids"), vocab_size_source="embedding")
+        corrected = _with_rows(facts, sight, refused=isinstance(result, Exception))
         if isinstance(result, Exception):
-            queue = [*_from_refusal(result, recipe, facts), *queue]
+            # With ids of the right size the same recipe deserves another try.
+            again = [] if corrected == facts else [recipe]
+            tried = [each for each in tried if each not in again]
+            facts = corrected
+            queue = [*again, *_from_refusal(result, recipe, facts), *queue]
             continue
         if len(tried) > 1 and recipe != Recipe():
             attempt = with_note(attempt, f"example inputs were settled by trying: {recipe}")
-        return (
-            replace(attempt, vocab_size=facts.vocab_size, vocab_size_source=facts.vocab_size_source),
-            sight,
-            result,
-        )
+        return replace(corrected, recipe=attempt.recipe, notes=attempt.notes), sight, result
     return facts, sight, result
+
+
+def _with_rows(facts: ModelFacts, sight: Sight, refused: bool) -> ModelFacts:
+    """Rows of the tables that ids index: where nothing was known, or where the known was refused."""
+    rows, own = sight.table_rows("input_ids"), sight.table_rows("decoder_input_ids")
+    if own is not None and own != (rows or facts.vocab_size):
+        facts = replace(facts, decoder_vocab_size=own)
+    if rows is not None and facts.vocab_size is None:
+        return replace(facts, vocab_size=rows, vocab_size_source="embedding")
+    if refused and rows is not None and facts.vocab_size is not None and rows < facts.vocab_size:
+        note = f"the config says {facts.vocab_size} ids, the embedding that consumes them has {rows} rows"
+        return with_note(facts, note, vocab_size=rows, vocab_size_source="embedding")
+    return facts
 
 
 def _run(binding: Binding, facts: ModelFacts) -> tuple[Sight, Any]:
@@ -124,11 +138,11 @@ def _from_refusal(refusal: Exception, recipe: Recipe, facts: ModelFacts) -> list
     return [replace(recipe, image_tokens=each) for each in sorted(found - {recipe.image_tokens})]
 
 
-def _with_tables(binding: Binding, facts: ModelFacts, sight: Sight) -> ModelFacts:
+def _with_tables(binding: Binding, facts: ModelFacts, sight: Sight, width: int) -> ModelFacts:
     """Vocabulary, width, padding id and position limit as the tables have them."""
     table = sight.table("input_ids") or sight.table("decoder_input_ids")
     if table is not None and table.rows is not None and table.weight is not None:
-        facts = _with_vocabulary(facts, table.rows)
+        facts = _with_vocabulary(facts, table.rows, width)
         if facts.d_model is None and table.weight.dim() == 2:
             facts = replace(facts, d_model=int(table.weight.shape[1]))
         facts = _with_padding(binding.base, facts, table.weight)
@@ -143,11 +157,14 @@ def _with_tables(binding: Binding, facts: ModelFacts, sight: Sight) -> ModelFact
     return facts
 
 
-def _with_vocabulary(facts: ModelFacts, rows: int) -> ModelFacts:
+def _with_vocabulary(facts: ModelFacts, rows: int, width: int) -> ModelFacts:
     if facts.vocab_size is None or facts.vocab_size_source == "embedding":
         return replace(facts, vocab_size=rows, vocab_size_source="embedding")
     if facts.vocab_size == rows:
         return replace(facts, vocab_size_source="config, confirmed by the embedding")
+    if facts.vocab_size == width < rows:
+        note = f"the embedding has {rows} rows for {width} ids, as the config and the output have them"
+        return with_note(facts, note, vocab_size_source="config, confirmed by the output")
     note = f"the config says {facts.vocab_size} ids, the embedding that consumes them has {rows} rows"
     return with_note(facts, note, vocab_size=rows, vocab_size_source="embedding")
 
@@ -222,6 +239,22 @@ def _with_classes(facts: ModelFacts) -> ModelFacts:
     if facts.num_classes is not None and facts.output_size == facts.num_classes != facts.vocab_size:
         return facts
     return replace(facts, num_classes=None)
+
+
+def _with_all_positions(binding: Binding, facts: ModelFacts, output: Output) -> tuple[ModelFacts, Output]:
+    """A model that answers for the last position only, unless it gets labels, gets them."""
+    main = output.main
+    one = main.dim() == 3 and main.shape[1] == 1 and main.shape[-1] == facts.vocab_size
+    if not one or not binding.signature.has("labels") or not binding.signature.has("ids"):
+        return facts, output
+    batch = Examples(binding.signature, facts, device=device_of(binding.base)).batch(2, length=_LENGTH)
+    labels = binding.signature.of_role("labels")[0]
+    result = _quietly(binding, {**batch, labels.name: batch["input_ids"]})
+    if isinstance(result, Exception) or read_output(result, facts).main.shape[1] != _LENGTH:
+        return facts, output
+    binding.always_label()
+    note = f"{labels.name} is always given: without it the model answers for the last position only"
+    return with_note(facts, note), read_output(result, facts)
 
 
 def _with_layout(binding: Binding, facts: ModelFacts) -> ModelFacts:

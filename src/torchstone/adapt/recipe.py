@@ -87,7 +87,8 @@ def _with_text(base: Recipe, signature: Signature, facts: ModelFacts) -> Iterato
 
 def _sounds(base: Recipe, signature: Signature, facts: ModelFacts) -> Iterator[Recipe]:
     mels = facts.num_mel_bins is not None
-    frames = [each for each in (facts.audio_frames,) if each] + [64, 128, 256, 1024, 3000]
+    # Few frames first: a model of a fixed number refuses others at once.
+    frames = [100, 200, *([facts.audio_frames] if facts.audio_frames else []), 64, 1024, 3000]
     waves = [1600, 16000, 4000, 400, 48000]
     if signature.of_role("audio")[0].name in ("input_features", "mels", "mel", "spectrogram") or mels:
         for count in frames:

@@ -104,7 +104,8 @@ class Argument:
         """The name under which a batch carries this argument."""
         if self.natural_name:
             return self.natural_name
-        if self.name in _KEEPS_ITS_NAME or self.role not in NATURAL:
+        further_ids = self.role == "ids" and self.name.endswith("_input_ids")
+        if self.name in _KEEPS_ITS_NAME or further_ids or self.role not in NATURAL:
             return self.name
         return NATURAL[self.role]
 
@@ -256,6 +257,8 @@ def _role(name: str, kind: str, annotation: str, default: Any, required: bool) -
         return "flag", "boolean"
     if plain.startswith(("output_", "return_", "use_")) and not required:
         return "flag", "name"
+    if plain.endswith("_input_ids"):
+        return "ids", "name"
     if plain.endswith(("_labels", "_label")):
         return "labels", "name"
     if any(word in annotation for word in ("Cache", "DynamicCache")):

@@ -25,6 +25,7 @@ _HEADS = (
     ("ForQuestionAnswering", "classification"),
     ("ForNextSentencePrediction", "classification"),
     ("ForSeq2SeqLM", "seq2seq"),
+    ("ForImageClassification", "vision"),
 )
 
 
@@ -56,6 +57,8 @@ def guess_task(module: nn.Module, signature: Signature, facts: ModelFacts, behav
     )
     if pair and facts.config.own("is_encoder_decoder") is not False:
         return TaskGuess("seq2seq", True, ("a second sequence goes into a decoder",))
+    if said == "causal-lm" and behaviour.looks_ahead and facts.config.own("causal", "is_causal") is False:
+        return TaskGuess("masked-lm", True, ("its config says that it is not causal", *_seen(behaviour)))
     if said is not None:
         return TaskGuess(said, True, ("its head says so", *_seen(behaviour)))
     if not behaviour.ran:

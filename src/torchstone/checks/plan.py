@@ -26,8 +26,12 @@ class ProbePlan:
     """Tokens of a standard probe."""
     batch_size: int
     """Rows of a standard probe."""
+    side_length: int
+    """Tokens of probes in which length is not the question; shorter for large models."""
     cuts: tuple[int, ...]
     """First changed position of each causal probe, within `length`."""
+    few_cuts: tuple[int, ...]
+    """Those of `cuts` that variants of a probe repeat."""
     lengths: tuple[int, ...]
     """Lengths for checks that vary it, up to `longest`."""
     longest: int
@@ -58,7 +62,8 @@ def choose_plan(parameters: int, max_seq_len: int | None, budget_s: float) -> Pr
     batch_size = 2 if 2 * length <= affordable else 1
     short = length < fitting[0]
     roomy = affordable >= 8 * length
-    cuts = _cuts(length) if not short else _few(_cuts(length))
+    every = _cuts(length)
+    cuts = every if roomy else _some(every) if not short else _few(every, 3)
     max_batch_size = 16 if roomy else 4 if affordable >= 2 * length else 2
     note = f"the budget of {budget_s:g} s shortened the probes to {length} tokens" if short else ""
     if not short and longest < limit:
@@ -66,7 +71,9 @@ def choose_plan(parameters: int, max_seq_len: int | None, budget_s: float) -> Pr
     return ProbePlan(
         length=length,
         batch_size=batch_size,
+        side_length=length if roomy else min(length, 19),
         cuts=cuts,
+        few_cuts=_few(cuts, 3 if roomy else 2),
         lengths=tuple(sorted({1, 2, min(17, length), length})),
         longest=longest,
         affordable=max(length, 20 * affordable),
@@ -85,5 +92,16 @@ def _cuts(length: int) -> tuple[int, ...]:
     return tuple(sorted(place for place in places if 1 <= place < length))
 
 
-def _few(cuts: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(sorted({cuts[0], cuts[len(cuts) // 2], cuts[-1]})) if cuts else ()
+def _some(cuts: tuple[int, ...]) -> tuple[int, ...]:
+    """One place per block edge, alternating sides, and both ends."""
+    wanted = {1, 9, 15, 33, 63, 64, cuts[-1]} if cuts else set()
+    return tuple(cut for cut in cuts if cut in wanted)
+
+
+def _few(cuts: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """The last, one from the middle, the first, as many as are wanted."""
+    if not cuts:
+        return ()
+    return tuple(
+        sorted({cuts[-1], cuts[len(cuts) // 2], cuts[0]} if count > 2 else {cuts[-1], cuts[len(cuts) // 2]})
+    )

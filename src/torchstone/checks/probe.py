@@ -88,7 +88,10 @@ def probing(context: Context) -> Iterator[Probe]:
 
 def noise_floor(probe: Probe, batch: Batch) -> float:
     """Difference between two equal passes; above zero only if the model hides randomness or memory."""
-    return difference(probe.main(batch), probe.main(batch))
+    first = probe.run(batch)
+    # Logits where there are any: the same tensor that the checks compare.
+    mains = [each.logits if each.logits is not None else each.main for each in (first, probe.run(batch))]
+    return difference(mains[0].detach(), mains[1].detach())
 
 
 def _traits(context: Context) -> Probe:

@@ -25,7 +25,7 @@ _ROWS = 3
 
 def batch_leak(context: Context) -> CheckResult:
     with probing(context) as probe:
-        batch = context.batch(_ROWS)
+        batch = context.batch(_ROWS, length=context.plan.side_length)
         main = shown(probe.run(batch))
         if main.dim() == 0 or main.shape[0] != _ROWS:
             return context.skipped(f"the output {tuple(main.shape)} has no row per row of the batch")
@@ -124,7 +124,7 @@ def _by_size(context: Context, how: str, gap: float, limit: float, measured: dic
 
 def _others_changed(context: Context, batch: Batch, row: int) -> Batch:
     """All rows but one from another draw."""
-    other = context.batch(_ROWS, seed=77)
+    other = context.batch(_ROWS, length=context.plan.side_length, seed=77)
     changed = {}
     for name, value in batch.items():
         if isinstance(value, Tensor) and value.dim() and value.shape[0] == _ROWS:

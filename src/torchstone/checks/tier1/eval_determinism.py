@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def eval_determinism(context: Context) -> CheckResult:
     with probing(context) as probe:
-        batch = context.batch()
+        batch = context.batch(length=context.plan.side_length)
         first = shown(probe.run(batch, seed=0))
         limit = probe.limit(first)
         asleep = [name for name, each in context.module.named_modules() if each.training]

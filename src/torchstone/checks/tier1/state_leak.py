@@ -80,7 +80,7 @@ def _convict(
 
 
 def _others(context: Context) -> list[tuple[str, list[Batch]]]:
-    middle, longest = _middle(context), context.plan.length
+    middle, longest = _middle(context), context.plan.side_length
     same = context.batch(length=middle)
     rows = context.plan.batch_size + 1
     return [
@@ -94,7 +94,7 @@ def _others(context: Context) -> list[tuple[str, list[Batch]]]:
 
 
 def _middle(context: Context) -> int:
-    return max(1, context.plan.length // 2)
+    return max(1, context.plan.side_length // 2)
 
 
 def _seeded_calls_differ(context: Context, probe: Probe, ask: Batch) -> bool:

@@ -45,6 +45,7 @@ Pair = namedtuple("Pair", "scores extra")
         ({"logits": LOGITS}, "logits"),
         ({"aux": HIDDEN, "logits": LOGITS, "loss": LOSS}, "logits"),
         ({"scores": LOGITS}, "scores"),
+        ({"logits": (LOGITS, HIDDEN)}, "logits"),
         (Answer(LOSS, LOGITS), "logits"),
         (Pair(LOGITS, 3), "scores"),
     ],

@@ -40,7 +40,7 @@ def test_enters_without_being_known(record: LibraryModel) -> None:
     batch = adapter.examples.batch(2, seed=1)
     with torch.no_grad():
         output = adapter(**batch)
-    assert bool(torch.isfinite(output.main).all()) and output.main.shape[0] in (2, 4)
+    assert bool(torch.isfinite(output.main).all()) and output.main.shape[0] == 2
     assert adapter.task.kind == record.task
     assert adapter.guess.certain, adapter.guess.reasons
     if record.vocab_size is not None:

@@ -547,6 +547,29 @@ MULTIMODAL = [
         "multimodal",
     ),
 ]
+MULTIMODAL.append(
+    _record(
+        "qwen2-vl",
+        "multimodal",
+        "Qwen2VLConfig",
+        "Qwen2VLForConditionalGeneration",
+        {
+            "text_config": {**_DECODER, "rope_scaling": {"rope_type": "default", "mrope_section": [1, 1, 2]}},
+            "vision_config": {
+                "depth": 2,
+                "embed_dim": 32,
+                "hidden_size": 32,
+                "num_heads": 4,
+                "patch_size": 4,
+            },
+            "image_token_id": 95,
+            "video_token_id": 96,
+            "vision_start_token_id": 97,
+            "vision_end_token_id": 98,
+        },
+        "multimodal",
+    )
+)
 
 
 def _torch_transformer() -> nn.Module:

@@ -48,8 +48,16 @@ class Examples:
         batch: dict[str, Tensor] = {}
         for argument in self._wanted():
             batch[argument.natural] = self._values(argument, batch_size, length, generator)
-        if self.recipe.pixels == "patches" and "pixel_values" in batch:
-            batch["image_grid_thw"] = torch.tensor([self.facts.patch_grid] * batch_size)
+        if self.recipe.pixels == "patches":
+            for grid in self.signature.of_role("grid")[:1]:
+                batch[grid.name] = torch.tensor([self.facts.patch_grid] * batch_size)
+        if (
+            "mm_token_type_ids" in self.signature
+            and self.recipe.pixels
+            and self.facts.image_token_id is not None
+        ):
+            # 0 is text, 1 stands for an image.
+            batch["mm_token_type_ids"] = (batch["input_ids"] == self.facts.image_token_id).long()
         return {name: value.to(self.device) for name, value in batch.items()}
 
     def _wanted(self) -> list[Argument]:
@@ -72,7 +80,7 @@ class Examples:
     def _values(self, argument: Argument, batch_size: int, length: int, generator: Generator) -> Tensor:
         if argument.role in ("ids", "decoder_ids"):
             return self._ids(batch_size, length, generator, decoder=argument.role == "decoder_ids")
-        if argument.role == "pixels":
+        if argument.role == "pixels" or (argument.role == "embeddings" and self.recipe.pixels == "patches"):
             return self._pixels(batch_size, generator)
         if argument.role == "audio":
             return self._audio(batch_size, generator)

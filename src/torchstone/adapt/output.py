@@ -76,8 +76,9 @@ def _fields(raw: Any) -> Mapping[str, Any]:
 
 def _read_fields(fields: Mapping[str, Any], raw: Any, facts: ModelFacts | None) -> Output:
     name = _main_field(fields)
-    main = fields[name]
-    logits = fields.get("logits")
+    main = _first_tensor(fields[name])
+    assert main is not None
+    logits = _first_tensor(fields.get("logits"))
     if logits is None and name != "last_hidden_state" and _is_logits(main, facts):
         logits = main
     loss = fields.get("loss")
@@ -104,11 +105,21 @@ def _main_field(fields: Mapping[str, Any]) -> str:
     for name, value in fields.items():
         if isinstance(value, Tensor) and value.dim() >= 1:
             return name
+    for name in (*_MAIN_NAMES, *fields):
+        if _first_tensor(fields.get(name)) is not None:
+            return name
     raise ModelError(
         "the model returned no tensor that could be its main one",
         why=f"fields: {', '.join(fields) or 'none'}",
         next="return the logits or the last hidden state under the name `logits` or `last_hidden_state`",
     )
+
+
+def _first_tensor(value: Any) -> Tensor | None:
+    """The tensor itself, or the first of several that stand under one name."""
+    if isinstance(value, (tuple, list)):
+        return next((each for each in value if isinstance(each, Tensor) and each.dim() >= 1), None)
+    return value if isinstance(value, Tensor) and value.dim() >= 1 else None
 
 
 def _read_sequence(raw: Any, facts: ModelFacts | None) -> Output:

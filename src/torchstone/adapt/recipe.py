@@ -49,6 +49,8 @@ class Recipe:
 def recipes(signature: Signature, facts: ModelFacts) -> Iterator[Recipe]:
     """Alternatives, the likeliest first."""
     base = Recipe(image_size=facts.image_size or (32, 32), frames=facts.num_frames or 4)
+    if signature.has("grid") and not signature.has("ids"):
+        yield replace(base, pixels="patches")
     if signature.has("pixels") and signature.has("ids"):
         yield from _with_text(base, signature, facts)
     elif signature.has("pixels"):
@@ -76,7 +78,7 @@ def _images(base: Recipe, facts: ModelFacts) -> Iterator[Recipe]:
 
 
 def _with_text(base: Recipe, signature: Signature, facts: ModelFacts) -> Iterator[Recipe]:
-    if "image_grid_thw" in signature:
+    if signature.has("grid"):
         yield replace(base, pixels="patches")
     counts = list(dict.fromkeys(facts.image_token_counts)) if facts.image_token_id is not None else [0]
     for form in ("image", "images"):

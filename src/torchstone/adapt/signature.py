@@ -74,6 +74,7 @@ _ROLE_OF_NAME: dict[str, tuple[str, ...]] = {
         "layer_past", "kv_cache", "kv_caches", "mems", "use_mems", "encoder_outputs", "past_buckets_states",
         "inference_params",
     ),
+    "grid": ("grid_thw", "image_grid_thw"),
     "flag": (
         "output_attentions", "output_hidden_states", "return_dict", "return_loss", "logits_to_keep",
         "is_causal",

@@ -44,7 +44,7 @@ def guess_task(module: nn.Module, signature: Signature, facts: ModelFacts, behav
     text = signature.has("ids") or signature.has("decoder_ids")
     if signature.has("pixels") and text:
         return TaskGuess("multimodal", True, ("ids and pixels come in",))
-    if signature.has("pixels"):
+    if signature.has("pixels") or (signature.has("grid") and not text):
         return TaskGuess("vision", True, ("pixels come in",))
     if signature.has("audio") and signature.has("ids"):
         return TaskGuess("multimodal", True, ("ids and audio come in",))

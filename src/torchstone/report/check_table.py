@@ -37,8 +37,9 @@ def _lines(checks: list[dict[str, Any]]) -> Table:
         finding = Text(inert(check["summary"]))
         if check["status"] in ("skip", "error") and check.get("why") and check["why"] not in check["summary"]:
             finding.append(f" ({inert(check['why'])})", style="dim")
-        if check.get("module"):
-            finding.append(f" [{inert(check['module'])}]", style="bold")
+        accused = check.get("module") if check["status"] in ("warn", "fail", "error") else None
+        if accused and accused not in check["summary"]:
+            finding.append(f" [{inert(accused)}]", style="bold")
         table.add_row(Text(check["status"].upper(), style=style), Text(inert(check["id"])), finding)
     return table
 

@@ -392,6 +392,11 @@ class Doubling(Block):
         return 6.0 * super().forward(x)
 
 
+class Tripling(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return 3.0 * super().forward(x)
+
+
 class NoResidual(Block):
     def forward(self, x: Tensor) -> Tensor:
         return self.mlp(x) * 0.5

@@ -143,7 +143,7 @@ def cutting_module(module: nn.Module, run: Callable[[], Any]) -> str | None:
     def watch(name: str) -> Callable[..., None]:
         def hook(each: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             state = state_of(output)
-            # With gradients switched off, the caller that switched them off is to blame: its hook comes later.
+            # With gradients switched off, the one who switched them off is to blame: its hook comes later.
             if found or state is None or state.requires_grad or not torch.is_grad_enabled():
                 return
             given = any(isinstance(x, Tensor) and x.requires_grad for x in tree_leaves((args, kwargs)))

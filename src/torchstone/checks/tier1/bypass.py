@@ -26,8 +26,13 @@ class Bypass:
     """False where a design may want it: the last block's answer left out, a list of optional heads."""
 
 
-def bypassed(module: nn.Module, dead: list[str], ran: set[str], stacks: list[Siblings]) -> list[Bypass]:
-    """Outermost dead modules inside repeated groups, the certain ones first."""
+def bypassed(
+    module: nn.Module, dead: list[str], ran: set[str], stacks: list[Siblings], complete: bool
+) -> list[Bypass]:
+    """Outermost dead modules inside repeated groups, the certain ones first.
+
+    `complete`: every input that the model could take was given.
+    """
     gone = _all_dead(module, set(dead))
     found: dict[str, Bypass] = {}
     for group in sibling_groups(module):
@@ -35,12 +40,19 @@ def bypassed(module: nn.Module, dead: list[str], ran: set[str], stacks: list[Sib
         for place, member in enumerate(group.names):
             for name in sorted(gone, key=len):
                 if _inside(name, member) and not any(_inside(name, other) for other in found):
-                    found[name] = _judge(name, member, place, group, gone, ran, deep)
+                    found[name] = _judge(name, member, place, group, gone, ran, deep, complete)
     return sorted(found.values(), key=lambda each: not each.certain)
 
 
 def _judge(
-    name: str, member: str, place: int, group: Siblings, gone: set[str], ran: set[str], deep: bool
+    name: str,
+    member: str,
+    place: int,
+    group: Siblings,
+    gone: set[str],
+    ran: set[str],
+    deep: bool,
+    complete: bool,
 ) -> Bypass:
     tail = name[len(member) :]
     did_run = name in ran or any(other.startswith(f"{name}.") for other in ran)
@@ -49,7 +61,10 @@ def _judge(
     # Nothing after it works either: the last block's answer, or what it prepares for a next one, may be
     # left out.
     is_tail = did_run and not any(f"{other}{tail}" in working for other in group.names[place + 1 :])
-    certain = deep and bool(working) and not is_tail
+    # Dead in every block alike: a whole part that runs in vain is no design, a part of a part may be one (an
+    # indexer that selects), and one that never runs may wait for an input.
+    in_vain = all(twin in gone for twin in twins) and name.count(".") == member.count(".") + 1
+    certain = deep and ((bool(working) and not is_tail) or (in_vain and (did_run or complete)))
     return Bypass(name, did_run, working[0] if working else None, certain)
 
 

@@ -52,10 +52,13 @@ def dead_parameters(context: Context) -> CheckResult:
         return context.passed(
             f"all {len(parameters)} parameters reach the output", measured=0.0, limit=0.0, unit="parameters"
         )
-    guilty = [each for each in bypassed(context.module, reach.dead, reach.ran, stacks) if each.certain]
+    complete = not waiting_inputs(context)
+    guilty = [
+        each for each in bypassed(context.module, reach.dead, reach.ran, stacks, complete) if each.certain
+    ]
     if guilty:
         return _convicted(context, guilty[0], reach)
-    return _weighed(context, parameters, reach)
+    return _weighed(context, parameters, reach, stacks)
 
 
 def _convicted(context: Context, guilty: Bypass, reach: Reach) -> CheckResult:
@@ -71,11 +74,23 @@ def _convicted(context: Context, guilty: Bypass, reach: Reach) -> CheckResult:
     )
 
 
-def _weighed(context: Context, parameters: dict[str, nn.Parameter], reach: Reach) -> CheckResult:
+def _in(name: str, member: str) -> bool:
+    return name.startswith(f"{member}.")
+
+
+def _weighed(
+    context: Context, parameters: dict[str, nn.Parameter], reach: Reach, stacks: list[Siblings]
+) -> CheckResult:
     """No block is bypassed: how much is dead, and did the modules that hold it run?"""
     total = sum(each.numel() for each in parameters.values())
     dead = sum(parameters[name].numel() for name in reach.dead)
-    ran = sum(parameters[name].numel() for name in reach.dead if name.rpartition(".")[0] in reach.ran)
+    in_stack = [
+        name for stack in stacks for member in stack.names for name in reach.dead if _in(name, member)
+    ]
+    ran = sum(
+        parameters[name].numel() for name in reach.dead
+        if name.rpartition(".")[0] in reach.ran and name not in in_stack
+    )  # fmt: skip
     names = owners(reach.dead)
     where = ", ".join(name or "the model itself" for name in names[:3]) + (" and others" if names[3:] else "")
     fields: dict[str, Any] = {
@@ -85,8 +100,8 @@ def _weighed(context: Context, parameters: dict[str, nn.Parameter], reach: Reach
         "module": names[0],
         "details": {"dead": reach.dead[:40]},
     }
-    idle_inputs = optional_inputs(context)
-    if ran > total / 2 or (dead > total / 2 and not idle_inputs):
+    idle_inputs = waiting_inputs(context)
+    if ran > total / 2 or (dead > total / 2 and not idle_inputs and not in_stack):
         return context.failed(
             f"{dead / total:.0%} of the values never move the output, in {where}",
             hint="follow the main input through forward: most of the model is not on its way",
@@ -105,10 +120,10 @@ def _weighed(context: Context, parameters: dict[str, nn.Parameter], reach: Reach
     )
 
 
-def optional_inputs(context: Context) -> list[str]:
+def waiting_inputs(context: Context) -> list[str]:
     """Data that `forward` could take and that the example inputs do not hold."""
     given = set(context.batch(1))
-    wanted = ("pixels", "audio", "decoder_ids", "ids")
+    wanted = ("pixels", "audio", "decoder_ids", "ids", "intermediate", "unknown")
     return [
         each.name for each in context.signature.arguments
         if each.role in wanted and each.natural not in given and each.name not in given

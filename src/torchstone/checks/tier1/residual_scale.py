@@ -24,8 +24,14 @@ if TYPE_CHECKING:
     from torchstone.checks.context import Context
     from torchstone.tracking.records import CheckResult
 
-PER_BLOCK = 4.0
-"""Factor per block (median, beyond what adding equal contributions gives) that no healthy stack shows."""
+STATES = 1.8
+"""Factor per block beyond what adding equal parts gives (2, 3/2, 4/3, ...), median over the later half."""
+
+SHRINK = 1 / 4
+"""Factor per block below which the state is lost."""
+
+GRADIENTS = 6.0
+"""Factor per block, median over the later half; three times as much where only two blocks tell."""
 
 WHOLE = 1e4
 """Factor over the whole stack that half precision cannot hold together."""
@@ -45,7 +51,16 @@ class Depth:
 
     @property
     def gradient_factor(self) -> float:
+        """Towards the input."""
         return per_block(self.gradients[::-1], additive=False)
+
+    @property
+    def gradient_limit(self) -> float:
+        return GRADIENTS if len(self.states) > 2 else 3 * GRADIENTS
+
+    @property
+    def state_limit(self) -> float:
+        return STATES if len(self.states) > 2 else 2 * STATES
 
 
 def residual_scale(context: Context) -> CheckResult:
@@ -63,14 +78,14 @@ def residual_scale(context: Context) -> CheckResult:
     }
     fields: dict[str, Any] = {
         "measured": factor,
-        "limit": PER_BLOCK,
+        "limit": worst.state_limit,
         "unit": "factor per block",
         "details": details,
     }
     guilty = _guilty(worst)
     if not all(map(math.isfinite, worst.states)):
         return context.failed("states become NaN or infinite with depth", module=guilty, **fields)
-    if factor > PER_BLOCK or _whole(worst.states) > WHOLE:
+    if factor > worst.state_limit or _whole(worst.states) > WHOLE:
         return context.failed(
             f"states grow {factor:.1f}-fold per block ({worst.states[0]:.2g} -> "
             f"{worst.states[-1]:.2g} in {worst.stack.name})",
@@ -78,7 +93,7 @@ def residual_scale(context: Context) -> CheckResult:
             hint="scale residual branches by 1/sqrt(2 * layers), or normalise inside the block",
             **fields,
         )
-    if factor < 1 / PER_BLOCK or _whole(worst.states) < 1 / WHOLE:
+    if factor < SHRINK or _whole(worst.states) < 1 / WHOLE:
         return context.failed(
             f"states shrink to {factor:.2g} per block ({worst.states[0]:.2g} -> "
             f"{worst.states[-1]:.2g} in {worst.stack.name})",
@@ -87,13 +102,14 @@ def residual_scale(context: Context) -> CheckResult:
             **fields,
         )
     gradient = worst.gradient_factor
-    if not 1 / PER_BLOCK <= gradient <= PER_BLOCK or not 1 / WHOLE <= _whole(worst.gradients) <= WHOLE:
+    limit = worst.gradient_limit
+    if not 1 / limit <= gradient <= limit or not 1 / WHOLE <= _whole(worst.gradients) <= WHOLE:
         way = "grow" if gradient > 1 else "shrink"
         return context.failed(
             f"gradients {way} by {gradient:.2g} per block towards the input of {worst.stack.name}",
             module=guilty,
             hint="add a residual path, or normalise before each branch",
-            **(fields | {"measured": gradient}),
+            **(fields | {"measured": gradient, "limit": limit}),
         )
     return context.passed(
         f"{len(worst.states)} blocks of {worst.stack.name}: states change {factor:.2f}-fold per "
@@ -132,7 +148,7 @@ def _through(context: Context, stack: Siblings, train: bool) -> tuple[list[Tenso
 
 
 def per_block(sizes: tuple[float, ...], additive: bool) -> float:
-    """Median factor from block to block; with `additive`, growth as by adding equal parts is not counted."""
+    """Median factor from block to block in the later half; with `additive`, growth as by adding equal parts is not counted."""
     if len(sizes) < 2 or not all(map(math.isfinite, sizes)):
         return 1.0
     factors = []
@@ -143,7 +159,8 @@ def per_block(sizes: tuple[float, ...], additive: bool) -> float:
         factor = after / before
         share = (place + 1) / place
         factors.append(max(1.0, factor / share) if additive and factor > 1 else factor)
-    return float(statistics.median(factors))
+    # The first blocks still carry the scale of the embedding.
+    return float(statistics.median(factors[len(factors) // 2 :]))
 
 
 def _rms(tensor: Tensor) -> float:

@@ -9,7 +9,6 @@ import signal
 import socket
 import struct
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 
@@ -36,15 +35,14 @@ def probe(port: int, secret: str, outside: str, parent: int, folder: str) -> dic
         "write /tmp": tried(lambda: libc.open(b"/tmp/torchstone-canary", os.O_CREAT | os.O_WRONLY, 0o600)),
         "write library": tried(lambda: libc.open(os.__file__.encode(), os.O_WRONLY)),
         "connect": tried(connect),
-        "signal parent": tried(lambda: libc.kill(parent, signal.SIGTERM)),
+        "signal parent": tried(lambda: libc.kill(parent, 0)),
         "become root": tried(lambda: libc.setuid(0)),
         "mount": tried(lambda: libc.mount(b"none", folder.encode(), b"tmpfs", 0, None)),
         "unmount": tried(lambda: libc.umount2(b"/usr", 2)),
         "trace": tried(lambda: libc.ptrace(16, parent, 0, 0)),
         "home": os.environ["HOME"],
         "names": sorted(os.environ),
-        "root": sorted(each.name for each in Path("/").iterdir()),
-        "own number": os.getpid(),
+        "user": os.getuid(),
     }
 
 
@@ -78,6 +76,7 @@ def ordinary_work() -> dict[str, Any]:
     """What a run of the checks does with a model, none of it forbidden."""
     import copy
     import tempfile
+    from pathlib import Path
 
     import torch
     from safetensors.torch import load_file, save_file

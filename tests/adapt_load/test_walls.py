@@ -12,8 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from torchstone._errors import ModelError
 from torchstone.adapt.isolate import IsolatedResult, Limits, PreloadedWorkers, run_isolated
 
+LANDLOCK = "fence around files"
 VIEW = "only Python and its folder are visible, all but the folder read-only"
 NO_NETWORK = "no network (network namespace)"
 
@@ -41,7 +43,7 @@ def test_protections_are_either_held_or_missing_and_never_both(inside: IsolatedR
     assert inside.held
     assert not set(inside.held) & {each.partition(" (")[0] for each in inside.missing}
     named = " ".join((*inside.held, *inside.missing))
-    for wall in ("network", "visible", "process namespace", "memory limit", "process limit", "capabilities"):
+    for wall in ("network", "namespace", "memory limit", "process limit", "capabilities", "Landlock"):
         assert wall in named
 
 
@@ -49,15 +51,15 @@ def test_protections_are_either_held_or_missing_and_never_both(inside: IsolatedR
     "step", ["read secret", "read shadow", "write outside", "write /tmp", "write library"]
 )
 def test_the_file_system_view_hides_and_refuses(inside: IsolatedResult, step: str):
-    if VIEW not in inside.held:
-        pytest.skip(f"no file system view on this machine: {inside.missing}")
+    if VIEW not in inside.held and not any(each.startswith(LANDLOCK) for each in inside.held):
+        pytest.skip(f"neither a file system view nor Landlock on this machine: {inside.missing}")
     assert inside.value[step] in ("ENOENT", "EROFS", "EACCES", "EPERM")
 
 
 def test_there_is_nobody_to_talk_to(inside: IsolatedResult):
-    if NO_NETWORK not in inside.held:
+    if NO_NETWORK not in inside.held and not any("TCP" in each for each in inside.held):
         pytest.skip(f"no network namespace on this machine: {inside.missing}")
-    assert inside.value["connect"] in ("ENETUNREACH", "ECONNREFUSED", "EHOSTUNREACH")
+    assert inside.value["connect"] in ("ENETUNREACH", "ECONNREFUSED", "EHOSTUNREACH", "EACCES")
 
 
 def test_other_processes_are_out_of_reach(inside: IsolatedResult):
@@ -71,6 +73,8 @@ def test_other_processes_are_out_of_reach(inside: IsolatedResult):
 def test_rights_cannot_be_won_back(inside: IsolatedResult, step: str):
     if "no capabilities" not in inside.held:
         pytest.skip(f"capabilities could not be dropped: {inside.missing}")
+    if step == "become root" and inside.value["user"] == 0:
+        pytest.skip(f"it had to stay root, though without capabilities: {inside.missing}")
     assert inside.value[step] in ("EPERM", "EINVAL", "EACCES")
 
 
@@ -83,9 +87,12 @@ def test_the_environment_is_clean(inside: IsolatedResult):
 
 
 def test_a_fork_bomb_in_native_code_stops_at_the_limit(workers: PreloadedWorkers, tmp_path: Path):
-    result = run_isolated("native_jobs:bomb", {}, tmp_path, Limits(wall_s=30, processes=24), workers=workers)
-    if "process limit" not in result.held:
-        pytest.skip(f"no process limit on this machine: {result.missing}")
+    limits = Limits(wall_s=30, processes=24)
+    try:
+        result = run_isolated("native_jobs:bomb", {}, tmp_path, limits, workers=workers)
+    except ModelError as ended:
+        assert "more than 24 processes" in ended.what  # root in a container: counted from outside
+        return
     assert result.value["children"] < 24
     assert result.value["error"] == "EAGAIN"
 

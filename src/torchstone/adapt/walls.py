@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torchstone.adapt import landlock
+
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
     0x00020000,
     0x04000000,
@@ -139,18 +141,26 @@ def _has_proc() -> bool:
     return Path("/proc/self/statm").exists()
 
 
-def give_up_rights(walls: Walls, folder: Path, processes: int) -> None:
-    """No root, no capabilities, none to be gained, and a process limit that counts for this user."""
+def give_up_rights(walls: Walls, folder: Path, readable: Iterable[Path], processes: int) -> None:
+    """No root, no capabilities, none to be gained, a fence, and a process limit that counts for this user."""
     counted = os.geteuid() != 0 or walls.attempt("unprivileged user", lambda: _become_nobody(walls, folder))
     walls.attempt("no capabilities", _drop_capabilities)
     walls.attempt("no new privileges", lambda: _prctl(_PR_SET_NO_NEW_PRIVS, 1))
+    system = [Path(each) for each in (*SYSTEM_FOLDERS, *SYSTEM_FILES)]
+    try:
+        governed = landlock.fence(folder, [*readable, *system])
+        walls.held.append(f"fence around {', '.join(governed)} (Landlock)")
+    except OSError as problem:
+        walls.missing.append(f"fence (Landlock: {_reason(problem)})")
     walls.attempt("memory closed to other processes", lambda: _prctl(_PR_SET_DUMPABLE, 0))
     if counted:
         # Outside a user name space all processes of the user count.
         allowed = processes if _alone(walls) else processes + _processes_of_user()
         walls.attempt("process limit", _limiter(resource.RLIMIT_NPROC, allowed))
     else:
-        walls.missing.append("process limit (root is exempt)")
+        walls.missing.append(
+            "process limit of the kernel (root is exempt; processes are counted from outside)"
+        )
     die_with_parent()  # a change of user clears it
 
 
@@ -186,7 +196,7 @@ def _become_nobody(walls: Walls, folder: Path) -> None:
 
 
 def _expect_reachable(folder: Path) -> None:
-    for path in (folder, Path(sys.prefix), Path(sys.base_prefix)):
+    for path in (folder.parent, Path(sys.prefix), Path(sys.base_prefix)):
         for step in (path, *path.parents):
             if not step.stat().st_mode & 0o001:
                 raise PermissionError(0, f"another user cannot enter {step}")

@@ -110,7 +110,7 @@ class _Supervisor:
                     self._end(f"it did not finish within {limits['wall_s']:g} s")
                 elif now > next_look:
                     next_look = now + 5 * _TICK_S
-                    self._look_at_disk_and_memory(limits)
+                    self._look_at_use(limits)
                 status = self._ended()
         for pipe in (self.results, self.words):
             self._read(pipe)
@@ -189,10 +189,13 @@ class _Supervisor:
         if attempt not in blocked and len(blocked) < _MOST_ATTEMPTS:
             blocked.append(attempt)
 
-    def _look_at_disk_and_memory(self, limits: dict[str, float]) -> None:
+    def _look_at_use(self, limits: dict[str, float]) -> None:
         if _disk_use(self.request["folder"]) > limits["folder_bytes"]:
             self._end(f"it wrote more than {limits['folder_bytes'] / 2**20:.0f} MiB")
-        if _resident_bytes(self.child) > limits["memory_bytes"] + 2**30:
+        resident_bytes, threads = _use_of(self.child)
+        if threads > 2 * limits["processes"]:  # where the kernel's own limit holds, this is never reached
+            self._end(f"it started more than {limits['processes']} processes and threads")
+        if resident_bytes > limits["memory_bytes"] + 2**30:
             self._end(f"it used more than {limits['memory_bytes'] / 2**20:.0f} MiB of memory")
 
 
@@ -205,15 +208,18 @@ def _children(pid: int | str = "self") -> list[int]:
     return found
 
 
-def _resident_bytes(pid: int) -> int:
-    """Resident memory of a process and its descendants."""
-    total, ahead = 0, [pid]
-    while ahead and len(ahead) < 1000:
+def _use_of(pid: int) -> tuple[int, int]:
+    """Resident bytes and threads of a process and its descendants together."""
+    resident_bytes, threads, ahead = 0, 0, [pid]
+    while ahead and threads < 10_000:
         each = ahead.pop()
         with contextlib.suppress(OSError, IndexError, ValueError):
-            total += int(Path(f"/proc/{each}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+            resident_bytes += int(Path(f"/proc/{each}/statm").read_text().split()[1]) * os.sysconf(
+                "SC_PAGESIZE"
+            )
+            threads += sum(1 for _ in Path(f"/proc/{each}/task").iterdir())
         ahead += _children(each)
-    return total
+    return resident_bytes, threads
 
 
 def _disk_use(folder: str) -> int:
@@ -258,12 +264,13 @@ def _worker(request: dict[str, Any], walls: Walls, results: int, words: int) -> 
         _only_our_pipes(results, words)
         sys.dont_write_bytecode = True
         folder, readable = Path(request["folder"]), [Path(each) for each in request["readable"]]
+        os.chdir(folder)
         building.close_in(walls, folder, readable)
         if not any("process namespace" in each for each in walls.held):
             os.setsid()
         function = _load_job(request["job"], request["preload"])
         building.limit(walls, request["limits"])
-        building.give_up_rights(walls, folder, int(request["limits"]["processes"]))
+        building.give_up_rights(walls, folder, readable, int(request["limits"]["processes"]))
         walls.held += ["clean environment", "time limit", "disk limit", "watchman (audit hook)"]
         send("walls", {"held": walls.held, "missing": walls.missing})
         watch.install(

@@ -1,6 +1,6 @@
 """Deletes what is not its own.
 
-Expect: blocked: remove
+Expect: blocked: remove|read|list
 """
 
 # ruff: noqa

@@ -60,6 +60,16 @@ class LooksOverBlockEdge(Attention):
         return allowed
 
 
+class LooksAcrossAFarEdge(Attention):
+    """Only queries 64 to 79 see key 80: a window's edge, out of reach of short inputs."""
+
+    def allowed(self, queries: int, keys: int, device: torch.device) -> Tensor:
+        allowed = super().allowed(queries, keys, device).clone()
+        if queries > 80:
+            allowed[..., 64:80, 80] = True
+        return allowed
+
+
 class MaskReplacesCausality(Attention):
     """With a padding mask, the causal one is forgotten."""
 
@@ -449,6 +459,7 @@ CASES = [
     Case("causal-leak", "one token ahead", with_attention(2, LooksOneAhead), TinyGPT, "blocks.2.attn"),
     Case("causal-leak", "over a block edge", with_attention(0, LooksOverBlockEdge), TinyGPT,
          "blocks.0.attn"),
+    Case("causal-leak", "over a far edge", with_attention(1, LooksAcrossAFarEdge), TinyGPT, "blocks.1.attn"),
     Case("causal-leak", "padding mask replaces it", with_attention(1, MaskReplacesCausality), TinyGPT,
          "blocks.1.attn"),
     Case("causal-leak", "mean over tokens", with_block(1, MeanBlock), TinyGPT, "blocks.1"),

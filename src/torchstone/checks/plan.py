@@ -14,7 +14,7 @@ _SHARE = 1 / 200
 """Part of the budget that one forward pass of a standard probe may take: a job makes some 200."""
 
 _BLOCK_EDGES = (8, 16, 32, 64)
-_LENGTHS = (67, 35, 19, 11, 7)
+_LENGTHS = (67, 61, 35, 19, 11, 7)
 """Probe lengths beyond a block edge, unlike usual widths, so that the token axis is told from others."""
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from torchstone.adapt.facts import VOCAB_WORDS
 from torchstone.checks.probe import Probe
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.streams import shown
@@ -42,11 +43,13 @@ def vocab_range(context: Context) -> CheckResult:
             "measured": float(rows if rows is not None else vocab), "limit": float(vocab), "unit": "tokens",
             "module": name, "details": details,
         }  # fmt: skip
-        if rows is not None and rows < vocab:
+        promised = max(vocab, context.facts.config.number(*VOCAB_WORDS) or 0)
+        if rows is not None and rows < promised and _ask(context, probe, promised - 1):
+            details["promised"] = promised
             return context.failed(
-                f"the vocabulary has {vocab} tokens, the embedding ({name}) only {rows} rows",
+                f"the vocabulary has {promised} tokens, the embedding ({name}) only {rows} rows",
                 hint="build the embedding with vocab_size rows, or correct vocab_size",
-                **fields,
+                **(fields | {"limit": float(promised)}),
             )
         # Placeholders of images and sound mean something else than a token.
         last = next(each for each in range(vocab - 1, -1, -1) if each not in context.facts.reserved_ids)

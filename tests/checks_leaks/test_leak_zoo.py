@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from zoo.leaks import CASES, Case
+from zoo.leak_cases import CASES, Case
 
 import torchstone as ts
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _LONG = 259
 """Tokens of the long probe: beyond the edges of 128 and 256."""
+_FAR_EDGES = (72, 80, 96, 128, 192, 256)
 _HINT = (
     "mask scores of later positions before the softmax (is_causal=True, or a lower-triangular mask), "
     "and let no mean, convolution or norm run over the token axis"
@@ -113,7 +114,7 @@ def _far_away(probe: Probe, stream: Stream) -> Iterator[Leak]:
         return
     far = read_stream(context, probe, length, 1)
     if isinstance(far, Stream):
-        cuts = tuple(sorted({min(128, length - 1), length // 2 + 1, length - 1}))
+        cuts = tuple(cut for cut in (*_FAR_EDGES, length - 1) if stream.length <= cut < length)
         yield from _by_content(probe, far, shown(probe.run(far.batch)), cuts, "in a long sequence", [])
 
 

@@ -177,6 +177,32 @@ def test_a_signal_before_training_leaves_at_once() -> None:
         assert caught.value.exit_code == code
 
 
+@pytest.mark.parametrize("event", ["on_start", "on_eval", "on_checkpoint", "on_end"])
+def test_a_signal_at_any_turn_loses_nothing(job: Make, tmp_path: Path, event: str) -> None:
+    class Stop:
+        def __init__(self) -> None:
+            setattr(self, event, self.stop)
+
+        def stop(self, info: object) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    changes = {"train.eval_every": 2, "data.max_val_samples": 4}
+    result = run(job(changes, hooks=(Stop(),)))
+    at_the_end = event == "on_end"  # too late to stop anything
+    assert result.exit_code == (0 if at_the_end else 143)
+    resumed = run(job(changes, resume="auto"))
+    whole = run(job(changes, run_dir=tmp_path / "whole"))
+    assert weights(resumed.run_dir, 6) == weights(whole.run_dir, 6)
+    assert resumed.final == whole.final and resumed.best["step"] == whole.best["step"]
+
+
+def test_a_run_killed_before_its_first_file_is_begun_again(job: Make, tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "runs" / "one", name="one")
+    result = run(job(resume="auto"))
+    assert result.status == "completed" and result.resumed_from is None
+    assert (tmp_path / "runs" / "one" / "config.json").is_file()
+
+
 def test_deterministic_mode_is_given_back(job: Make) -> None:
     assert not torch.are_deterministic_algorithms_enabled()
     run(job({"train.deterministic": True, "train.max_steps": 1}))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import torchstone as ts
-from torchstone._errors import ConfigError, DataError, ModelError, UsageError
+from torchstone._errors import ConfigError, DataError, ModelError, OutOfMemory, UsageError
 from torchstone._files import read_json
 from torchstone.tracking.store import Store
 from torchstone.train.hooks import StepInfo
@@ -251,6 +251,18 @@ def test_nan_stops_at_the_first_bad_step_and_names_the_module(tmp_path: Path) ->
         assert torch.equal(value, model.state_dict()[name])
     assert read_json(tmp_path / "run" / "run.json")["status"] == "failed"
     assert (tmp_path / "run" / "latest").read_text().strip() == f"step-{bad_step - 1}"
+
+
+def test_too_little_memory_is_named(tmp_path: Path) -> None:
+    class Huge(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.empty(1 << 50).sum() if self.training else x
+
+    model = Model()
+    model.drop = Huge()  # type: ignore[assignment]
+    with pytest.raises(OutOfMemory, match="memory") as caught:
+        ts.Trainer(model, config(tmp_path), task="causal-lm", device="cpu").train(sequences(4))
+    assert caught.value.exit_code == 77 and "batch_size" in caught.value.next
 
 
 def test_early_stopping(tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ class Engine:
         hooks: Hooks,
         max_time_s: float | None = None,
         patience: int | None = None,
+        watch: SignalWatch | None = None,
     ) -> None:
         self.module = module
         self.objective = objective
@@ -121,7 +122,7 @@ class Engine:
         self.patience = patience
         self.latest: Path | None = None
         """Checkpoint written or confirmed last."""
-        self._watch = SignalWatch()
+        self._watch = watch or SignalWatch()
         self._began = time.monotonic() - progress.seconds
 
     def run(self) -> Ending:
@@ -149,8 +150,10 @@ class Engine:
         except NonFinite:
             self._keep_state_before_failure()
             raise
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise out_of_memory(error) from error
+        except (RuntimeError, MemoryError) as error:
+            if lacks_memory(error):
+                raise out_of_memory(error) from error
+            raise
         why = "early stopping" if self.progress.stopped_early else "all steps done"
         return Ending(status="completed", reason=why)
 
@@ -368,6 +371,11 @@ def windows(batches: Batches, size: int) -> Iterator[tuple[list[Micro], dict[str
             yield window, state
         if empty:
             raise DataError("there is not a single training batch", why="the data is empty or used up")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """A GPU's allocator has a class for it; the CPU's says it in words only."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def out_of_memory(error: BaseException) -> OutOfMemory:

@@ -23,6 +23,7 @@ from torchstone.config.resolve import Resolved
 from torchstone.data.task import TaskSpec
 from torchstone.optim.registry import build_optimizer
 from torchstone.optim.schedule import learning_rate_at
+from torchstone.tracking.checkpoint import Checkpoint
 from torchstone.tracking.environment import snapshot
 from torchstone.tracking.run_folder import RunFolder
 from torchstone.tracking.store import Store, default_store
@@ -65,44 +66,21 @@ class Subject:
 
 def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[object] = ()) -> TrainResult:
     """Train `subject` in `place`. A signal or the clock gives a result with status interrupted."""
-    folder = _enter(place, config, subject)
-    with folder.locked(), Store.open(default_store(folder.path)) as store:
-        found = choose_checkpoint(place, folder)
-        if not place.exists:
-            folder.write_config(config.to_json())
-            folder.write_environment(snapshot())
-            if subject.save_extras is not None:
-                subject.save_extras(folder.path)
-        folder.set_status("running")
-        store.start_run(
-            folder.run_id, name=folder.name, kind="train", run_dir=folder.path, config=config.plain
-        )
-
-        with _numerics(config):
-            seed_everything(config.train.random_seed)
-            subject.module.to(subject.device)
-            optimizer = build_optimizer(subject.module, config.optim)
-            progress = Progress()
-            if found is not None:
-                progress = restore_snapshot(found, subject.module, optimizer)
-            writer = MetricWriter(
-                store,
-                folder.run_id,
-                spill=folder.path / "metrics.spill.jsonl",
-                resume_after=progress.step if place.exists else None,
-            )
-            engine = _engine(subject, config, folder, optimizer, progress, writer, Hooks(hooks))
-            _announce(engine, subject, config, folder)
-            try:
-                ending = engine.run()
-            except BaseException as error:
-                with SignalWatch():
+    # From the first file written to the last, a signal is noted and obeyed where nothing can tear.
+    with SignalWatch() as watch:
+        folder = _enter(place, config, subject)
+        with folder.locked(), Store.open(default_store(folder.path)) as store:
+            found = choose_checkpoint(place, folder)
+            _record_start(folder, store, config, subject, is_new=not (folder.path / "config.json").is_file())
+            with _numerics(config):
+                engine, writer = _assemble(subject, config, place, folder, store, found, Hooks(hooks), watch)
+                _announce(engine, subject, config, folder)
+                try:
+                    ending = engine.run()
+                except BaseException as error:
                     writer.close()
                     _note_failure(engine, folder, store, error)
-                raise
-
-        # From here on the run is done; a second Ctrl-C must not take it away.
-        with SignalWatch():
+                    raise
             rows = writer.close()
             result = _result(engine, ending, folder, subject, resumed_from=str(found.path) if found else None)
             if not rows.complete:
@@ -113,7 +91,7 @@ def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[obj
             if config.tracking.dashboard:
                 _draw(store, folder, result)
             _tell_end(engine, ending.status, ending.reason)
-        return result
+            return result
 
 
 # --- preparing ----------------------------------------------------------------------------------
@@ -127,6 +105,42 @@ def _enter(place: Place, config: Resolved, subject: Subject) -> RunFolder:
     return RunFolder.create(place.run_dir, name=name)
 
 
+def _record_start(
+    folder: RunFolder, store: Store, config: Resolved, subject: Subject, *, is_new: bool
+) -> None:
+    if is_new:
+        folder.write_config(config.to_json())
+        folder.write_environment(snapshot())
+        if subject.save_extras is not None:
+            subject.save_extras(folder.path)
+    folder.set_status("running")
+    store.start_run(folder.run_id, name=folder.name, kind="train", run_dir=folder.path, config=config.plain)
+
+
+def _assemble(
+    subject: Subject,
+    config: Resolved,
+    place: Place,
+    folder: RunFolder,
+    store: Store,
+    found: Checkpoint | None,
+    hooks: Hooks,
+    watch: SignalWatch,
+) -> tuple[Engine, MetricWriter]:
+    """Optimizer, state, rows and loop, at the beginning or where the checkpoint was taken."""
+    seed_everything(config.train.random_seed)
+    subject.module.to(subject.device)
+    optimizer = build_optimizer(subject.module, config.optim)
+    progress = Progress() if found is None else restore_snapshot(found, subject.module, optimizer)
+    writer = MetricWriter(
+        store,
+        folder.run_id,
+        spill=folder.path / "metrics.spill.jsonl",
+        resume_after=progress.step if place.exists else None,
+    )
+    return _engine(subject, config, folder, optimizer, progress, writer, hooks, watch), writer
+
+
 def _engine(
     subject: Subject,
     config: Resolved,
@@ -135,6 +149,7 @@ def _engine(
     progress: Progress,
     writer: MetricWriter,
     hooks: Hooks,
+    watch: SignalWatch,
 ) -> Engine:
     task = subject.task
     objective = ModelObjective(
@@ -171,6 +186,7 @@ def _engine(
         hooks=hooks,
         max_time_s=config.train.max_time_s,
         patience=_patience(config, subject),
+        watch=watch,
     )
 
 

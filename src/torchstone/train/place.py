@@ -106,6 +106,8 @@ def choose_checkpoint(place: Place, folder: RunFolder) -> Checkpoint | None:
 
 
 def _require_same_config(folder: Path, config: Resolved) -> None:
+    if not (folder / "config.json").is_file():
+        return  # killed before it had begun
     before = Resolved.from_json(SECTIONS, RunFolder.open(folder).read_config())
     changed = [each for each in differences(before, config, cosmetic=False) if each.key not in NEUTRAL]
     if not changed:

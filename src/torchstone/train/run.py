@@ -102,7 +102,7 @@ def model_record(loaded: Any, overrides: dict[str, Any] | None = None) -> dict[s
     target = str(loaded.target)
     return {
         "target": str(Path(target).absolute()) if Path(target).exists() else target,
-        "name": target.removeprefix("zoo:"),
+        "name": Path(target).stem if Path(target).exists() else target.removeprefix("zoo:"),
         "class": loaded.class_name,
         "config": loaded.config,
         "overrides": {key: value for key, value in (overrides or {}).items() if value is not None},

@@ -21,14 +21,16 @@ TRY_AGAIN = 75
 
 
 class SignalWatch:
-    """`with SignalWatch() as watch: ... if watch.received: ...`"""
+    """`with SignalWatch() as watch: ... if watch.received: ...`; one that is open may be entered again."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._depth = 0
 
     def __enter__(self) -> SignalWatch:
-        if threading.current_thread() is threading.main_thread():
+        self._depth += 1
+        if self._depth == 1 and threading.current_thread() is threading.main_thread():
             for each in WATCHED:
                 self._before[each] = signal.signal(each, self._note)
         return self
@@ -36,8 +38,10 @@ class SignalWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for each, handler in self._before.items():
-            signal.signal(each, handler if handler is not None else signal.SIG_DFL)
+        self._depth -= 1
+        if self._depth == 0:
+            for each, handler in self._before.items():
+                signal.signal(each, handler if handler is not None else signal.SIG_DFL)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -43,6 +44,7 @@ def probe(port: int, secret: str, outside: str, parent: int, folder: str) -> dic
         "home": os.environ["HOME"],
         "names": sorted(os.environ),
         "user": os.getuid(),
+        "status": dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines()),
     }
 
 
@@ -76,7 +78,6 @@ def ordinary_work() -> dict[str, Any]:
     """What a run of the checks does with a model, none of it forbidden."""
     import copy
     import tempfile
-    from pathlib import Path
 
     import torch
     from safetensors.torch import load_file, save_file

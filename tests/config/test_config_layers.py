@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from config.config_trees import HOUSE, STRANGE, Attention
+from config.config_trees import HOUSE, STRANGE, Odd
 from pydantic import ValidationError
 
 from torchstone._errors import ConfigError
@@ -202,7 +202,9 @@ def test_a_section_refuses_an_unknown_choice_in_python_too() -> None:
     with pytest.raises(ValidationError, match="constant"):
         OptimConfig(schedule="constnat")
     with pytest.raises(ValidationError):
-        Attention(alpha=float("nan"))
+        Odd(real=float("inf"))
+    with pytest.raises(ValidationError):
+        Odd(numbers=(float("nan"),))
 
 
 def test_a_rule_over_several_fields_names_who_set_them() -> None:

@@ -103,6 +103,9 @@ def test_a_line_set_twice_and_a_choice_said_in_two_ways_are_errors(tmp_path: Pat
     (only,) = lint(path, TREE, "mine")
     assert only.where == "mine:2"
     assert "line 1" in only.what
+    path.write_text("CONFIG_TRAIN_EPOCHS=2\nCONFIG_TRAIN_EPOCHS=2\n")
+    (only,) = lint(path, TREE, "mine")
+    assert only.where == "mine:2"
     path.write_text('CONFIG_OPTIM_SCHEDULE_CONSTANT=y\nCONFIG_OPTIM_SCHEDULE="cosine"\n')
     (only,) = lint(path, TREE, "mine")
     assert only.where == "mine:2"

@@ -152,6 +152,12 @@ def test_a_key_in_the_wrong_form_finds_its_form(wrong: str, right: str) -> None:
     assert f"{right!r}" in caught.value.why
 
 
+def test_the_same_name_in_another_section_comes_before_a_similar_name_in_this_one() -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(HOUSE, overrides=[("optim.epochs", "2")])
+    assert caught.value.why == "did you mean 'train.epochs'?"
+
+
 def test_a_misspelt_switch_of_a_choice_finds_the_switch(tmp_path: Path) -> None:
     tree = Tree(HOUSE)
     right = member_symbol(KNOBS["optim.schedule"], "constant")

@@ -166,12 +166,44 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, form: Any, cut
     for name, value in straight.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name]), name
 
-    def stored(place: Path, run: str) -> list[tuple[str, int, float]]:
-        with Store.open(place / "store.db") as store:
-            return [row[:3] for row in store.metrics(run) if row.key != "train/tokens_per_s"]
-
-    assert stored(tmp_path, result.run_id) == stored(tmp_path / "straight", whole.run_id)
+    assert untimed_rows(tmp_path, result.run_id) == untimed_rows(tmp_path / "straight", whole.run_id)
     assert result["val_loss_history"] == whole["val_loss_history"]
+
+
+class Die:
+    """The end without a word, at one step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, info: StepInfo) -> None:
+        if info.step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_outright_the_store_holds_each_row_once(tmp_path: Path) -> None:
+    rows, held_out = sequences(16), sequences(4, seed=1)
+    straight = trainer(tmp_path / "straight", checkpoint_every=2)
+    whole = straight.train(rows, held_out)
+    for step in (2, 5, 9):  # one run, killed three times
+        child = os.fork()
+        if child == 0:
+            try:
+                trainer(tmp_path, hooks=Die(step), checkpoint_every=2).train(rows, held_out, resume="auto")
+            finally:
+                os._exit(1)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    last = trainer(tmp_path, checkpoint_every=2)
+    result = last.train(rows, held_out, resume="auto")
+    assert result.resumed_from is not None and result.resumed_from.endswith("step-8")
+    for name, value in straight.model.state_dict().items():
+        assert torch.equal(value, last.model.state_dict()[name]), name
+    assert untimed_rows(tmp_path, result.run_id) == untimed_rows(tmp_path / "straight", whole.run_id)
+
+
+def untimed_rows(place: Path, run: str) -> list[tuple[str, int, float]]:
+    with Store.open(place / "store.db") as store:
+        return [row[:3] for row in store.metrics(run) if row.key != "train/tokens_per_s"]
 
 
 def test_never_refuses_a_taken_folder_and_leaves_it_alone(tmp_path: Path) -> None:
@@ -274,6 +306,23 @@ def test_early_stopping(tmp_path: Path) -> None:
     assert len(result.epochs) == result["best_epoch"] + 3
     with pytest.raises(ConfigError, match="no effect without validation"):
         trainer(tmp_path / "other", early_stopping_patience=2).train(noise)
+
+
+def test_validation_is_the_mean_over_targets_without_dropout(tmp_path: Path) -> None:
+    held_out = [row[: 3 + index] for index, row in enumerate(sequences(5, seed=1))]
+    made = trainer(tmp_path, epochs=1)
+    frozen = made.model.get_submodule("mix").eval()  # the user's choice, to be left alone
+    result = made.train(sequences(8), held_out)
+    assert made.model.training and not frozen.training
+
+    made.model.eval()
+    with torch.no_grad():
+        losses = [
+            nn.functional.cross_entropy(made.model(row[None])[0, :-1], row[1:], reduction="sum")
+            for row in held_out
+        ]
+    expected = float(sum(losses)) / sum(len(row) - 1 for row in held_out)
+    assert result.final["val/loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_ragged_sequences_and_padding(tmp_path: Path) -> None:

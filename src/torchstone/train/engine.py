@@ -134,7 +134,8 @@ class Engine:
             sweep(self.keeping.checkpoints)
         if self.progress.loader_state is not None:
             self.batches.load_state(self.progress.loader_state)
-        self.module.train()
+        if not self.module.training:  # parts that the user put into eval mode stay there
+            self.module.train()
         try:
             with self._watch:
                 self._settle()

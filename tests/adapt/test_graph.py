@@ -193,6 +193,16 @@ def test_each_module_runs_once_and_gradients_flow(tmp_path: Path) -> None:
     assert "forward" not in vars(model), "the model comes back as it was"
 
 
+def test_compiled_export_takes_the_same_intermediates(tmp_path: Path) -> None:
+    model = export(tmp_path, builder_file(2, True, MASKS["boolean"], "embedding", 0.1, in_body=True))
+    ids = torch.randint(VOCABULARY, (2, 9))
+    # Without gradients: the compiler touches .grad of what we pass in, and warns of itself.
+    with torch.no_grad():
+        expected = ts.adapt(model)(input_ids=ids).main
+        compiled = ts.adapt(torch.compile(model, backend="eager"))(input_ids=ids).main
+    torch.testing.assert_close(compiled, expected)
+
+
 def test_second_call_is_fresh(tmp_path: Path) -> None:
     model = export(tmp_path, builder_file(1, True, "", "embedding", 0.0, in_body=True))
     adapter = ts.adapt(model)

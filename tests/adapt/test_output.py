@@ -64,6 +64,11 @@ def test_loss_is_found(raw: Any) -> None:
     assert read_output(raw, FACTS).loss is LOSS
 
 
+def test_loss_is_not_main_even_where_nothing_is_known() -> None:
+    output = read_output((LOSS, HIDDEN))
+    assert output.main is HIDDEN and output.loss is LOSS
+
+
 def test_hidden_states_are_the_last_layers_when_there_is_no_head() -> None:
     first, last = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
     output = read_output([first, last], FACTS)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from zoo.library import LIBRARY, LibraryModel
 
 import torchstone as ts
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from zoo.library import LIBRARY, LibraryModel
 
 
 def test_population_is_large_and_mixed() -> None:
@@ -48,6 +44,8 @@ def test_enters_without_being_known(record: LibraryModel) -> None:
     assert not module.training and all(
         torch.equal(value, before[name]) for name, value in module.state_dict().items()
     )
+    if record.task == "multimodal":
+        assert {"input_ids", "pixel_values"} <= set(batch), "both sides are exercised"
     args, kwargs = adapter.bind(batch)
     with torch.no_grad():
         raw = module(*args, **kwargs)

@@ -102,9 +102,8 @@ def _decide(sight: Sight, name: str, offer: Tensor, result: Any) -> str | None:
     ids = not offer.is_floating_point()
     for consumer in sight.consumers[name]:
         if consumer.operation in _DECISIVE:
-            role = _role_of(consumer)
-            # A product refuses whole numbers, but only after it was seen to want them as vectors.
-            return role if ids == (role == "ids") else None
+            # Even an operation that refused the offer has shown what it wants.
+            return _role_of(consumer)
     ran = not isinstance(result, Exception)
     return _role_of(sight.consumers[name][0]) if ran and not ids and sight.consumers[name] else None
 

@@ -9,6 +9,7 @@ import pytest
 from report.reports import ORDINARY, a_run
 
 from torchstone.cli.main import run
+from torchstone.tracking.run_folder import RunFolder
 from torchstone.tracking.store import Store
 
 
@@ -53,6 +54,15 @@ def test_json_has_a_schema_and_strict_values(path, capsys):
         answer = json.loads(said(capsys, *arguments, "--json"), parse_constant=no_constant)
         assert next(iter(answer)) == "schema"
         assert answer["schema"] == schema
+
+
+def test_a_run_can_be_named_by_its_folder_from_anywhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("TORCHSTONE_STORE", raising=False)
+    folder = RunFolder.create(tmp_path / "else" / "first", name="n")
+    with Store.open(tmp_path / "else" / "store.db") as store:
+        a_run(store, folder.run_id)
+    monkeypatch.chdir(tmp_path)
+    assert folder.run_id in said(capsys, "show", str(folder.path))
 
 
 def test_wrong_use_is_told(path, capsys):

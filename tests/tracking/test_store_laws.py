@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import insert, text
+from sqlalchemy.exc import OperationalError
 
 from torchstone._errors import EnvironmentProblem, TryAgain, UsageError
-from torchstone.tracking import migrations
+from torchstone.tracking import migrations, schema
 from torchstone.tracking.rows import MetricRow
 from torchstone.tracking.store import Store, default_store
 
@@ -229,6 +231,21 @@ def test_a_busy_store_says_so_after_its_patience(tmp_path):
         other.execute("ROLLBACK")
         other.close()
         store.log_rows(run_id, [MetricRow("x", 1, 1.0)])
+
+
+def test_a_transaction_that_met_a_busy_file_is_repeated_as_a_whole(store):
+    run_id = started(store)
+    attempts = []
+
+    def work(connection):
+        attempts.append(connection.execute(text("SELECT count(*) FROM events")).scalar_one())
+        connection.execute(insert(schema.events), {"run_id": run_id, "at": 0.0, "kind": "x", "data": "{}"})
+        if len(attempts) < 3:  # as while another process recovers the file; SQLite does not wait then
+            raise OperationalError("COMMIT", {}, sqlite3.OperationalError("database is locked"))
+
+    store._database.write(work)
+    assert attempts == [0, 0, 0]
+    assert len(store.events(run_id)) == 1
 
 
 def test_where_the_store_lies(tmp_path, monkeypatch):

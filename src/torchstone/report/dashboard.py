@@ -117,8 +117,11 @@ def _draw_panel(axes: Axes, panel: Panel, theme: Theme) -> None:
         axes.plot(
             curve.steps, curve.values, color=colour, lw=width, alpha=alpha, label=label, marker=dots, ms=4
         )
-    if panel.log:
-        axes.set_yscale("log")
+        if len(curve.steps) == len(panel.curves) == 1:
+            words: dict[str, Any] = {"xytext": (-8, 6), "textcoords": "offset points", "ha": "right"}
+            point = (curve.steps[0], curve.values[0])
+            axes.annotate(number(curve.values[0]), point, size=12, color=theme.ink, **words)
+    _scale(axes, panel)
     if panel.limits:
         axes.set_ylim(*panel.limits)
     _mark(axes, panel, theme)
@@ -137,6 +140,16 @@ def _prepare(axes: Axes, panel: Panel, theme: Theme) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(theme.line)
+
+
+def _scale(axes: Axes, panel: Panel) -> None:
+    """Plain figures at the ticks; a common factor above the axis would be overlooked."""
+    from matplotlib.ticker import FuncFormatter, LogFormatter
+
+    if panel.log:
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.0, 0.4)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
 def _mark(axes: Axes, panel: Panel, theme: Theme) -> None:

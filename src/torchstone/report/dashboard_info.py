@@ -121,11 +121,13 @@ def _speed(info: RunInfo) -> Panel:
     key = _first(info, ("train/tokens_per_s", "train/samples_per_s"))
     unit = "samples/s" if "samples" in key else "tokens/s"
     curves, omitted = _curves(info, [(unit, key, 2, None)])
-    level = None
+    level = limits = None
     if key in info.series and (points := _changed(info.series[key], None)):
+        # From zero, so that a small jitter looks small.
+        limits = (0.0, 1.2 * max(value for _, value in points) or 1.0)
         mean = math.fsum(value for _, value in points) / len(points)
         level = (mean, f"mean {mean:,.0f}")
-    return _panel("Throughput", unit, curves, omitted, level=level, absent=key)
+    return _panel("Throughput", unit, curves, omitted, level=level, limits=limits, absent=key)
 
 
 Wanted = tuple[str, str, int, "Callable[[float], float] | None"]

@@ -12,7 +12,7 @@ def number(value: object, digits: int = 4) -> str:
     if not math.isfinite(value):
         return str(value)
     size = abs(value)
-    if isinstance(value, int) or (size >= 10_000 and size < 1e9):
+    if isinstance(value, int) or (size >= 1_000 and size < 1e9):
         return f"{value:,.0f}"
     if size and (size < 1e-3 or size >= 1e9):
         return f"{value:.{digits - 2}e}"

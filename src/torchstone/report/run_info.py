@@ -74,13 +74,11 @@ class RunInfo:
             rows.append(
                 (f"best {self.best.key}", f"{number(self.best.value)} at step {number(self.best.step)}")
             )
-        for name, key in (
-            ("train loss", "train/loss"),
-            ("val loss", "val/loss"),
-            ("accuracy", "val/accuracy"),
-        ):
+        for name, key in (("train loss", "train/loss"), ("val loss", "val/loss")):
             if key in self.last:
                 rows.append((f"last {name}", number(self.last[key])))
+        if "val/accuracy" in self.last:
+            rows.append(("last accuracy", f"{number(100 * self.last['val/accuracy'], 3)} %"))
         if "val/loss" in self.last:
             rows.append(("perplexity", number(perplexity(self.last["val/loss"]))))
         if self.seconds is not None:

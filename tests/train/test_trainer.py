@@ -325,6 +325,22 @@ def test_validation_is_the_mean_over_targets_without_dropout(tmp_path: Path) -> 
     assert result.final["val/loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(("accumulation", "steps"), [(1, 10), (2, 6), (3, 4), (8, 2)])
+def test_accumulation_uses_every_example_once_per_epoch(
+    tmp_path: Path, accumulation: int, steps: int
+) -> None:
+    seen: list[int] = []
+
+    class Count:
+        def on_step(self, info: StepInfo) -> None:
+            seen.append(info.tokens)
+
+    made = trainer(tmp_path, epochs=2, hooks=Count(), gradient_accumulation_steps=accumulation)
+    result = made.train(sequences(18))  # five batches: the last has two rows
+    assert (result.steps, result.tokens) == (steps, 2 * 18 * 7)
+    assert seen[steps // 2 - 1] == 18 * 7
+
+
 def test_ragged_sequences_and_padding(tmp_path: Path) -> None:
     rows = [row[: 3 + index % 4] for index, row in enumerate(sequences(12))]
     result = trainer(tmp_path, epochs=1).train(rows, rows)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+from torch import nn
 from zoo.leak_cases import CASES, Case
+from zoo.leaks import ForgottenDropout, IgnoresMask, MeanBlock, Remembering, block_with_mlp
+from zoo.tiny import with_attention, with_block
 
 import torchstone as ts
 
@@ -34,3 +39,18 @@ def test_healthy_twin_passes(case: Case) -> None:
 def test_every_leak_check_has_two_models_that_fail_it() -> None:
     for check in LEAK_CHECKS:
         assert sum(case.check == check and case.status == "fail" for case in CASES) >= 2, check
+
+
+@pytest.mark.parametrize(
+    ("build", "others"),
+    [
+        (with_block(1, block_with_mlp(ForgottenDropout)), ["causal-leak", "batch-leak", "state-leak"]),
+        (with_attention(2, Remembering), ["causal-leak", "batch-leak", "eval-determinism", "cache-parity"]),
+        (with_attention(1, IgnoresMask), ["causal-leak", "batch-leak", "state-leak", "position-sensitivity"]),
+        (with_block(1, MeanBlock), ["batch-leak", "state-leak", "eval-determinism"]),
+    ],
+    ids=["dropout left on", "keeps state", "ignores the mask", "mean over tokens"],
+)
+def test_one_fault_is_not_taken_for_another(build: Callable[[], nn.Module], others: list[str]) -> None:
+    report = ts.check(build(), task="causal-lm", only=others)
+    assert {each.id: each.status for each in report} == dict.fromkeys(others, "pass")

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo.tiny import TinyEncoder, TinyGPT, V
+from zoo.leaks import Noise, block_with_mlp
+from zoo.tiny import TinyEncoder, TinyGPT, V, with_block
 
 import torchstone as ts
 from torchstone._errors import UsageError
@@ -47,6 +48,16 @@ def test_the_report_does_not_depend_on_the_random_state_outside() -> None:
     first = ts.check(TinyGPT(), only=SOME).to_dict()
     torch.manual_seed(2)
     assert _timeless(first) == _timeless(ts.check(TinyGPT(), only=SOME).to_dict())
+
+
+def test_what_is_drawn_inside_is_drawn_from_the_seed() -> None:
+    def measured(outside: int, seed: int) -> float | None:
+        torch.manual_seed(0)
+        model = with_block(1, block_with_mlp(Noise))()
+        torch.manual_seed(outside)
+        return ts.check(model, only=["eval-determinism"], seed=seed)["eval-determinism"].measured
+
+    assert measured(1, 0) == measured(2, 0) != measured(1, 5)
 
 
 def test_schema() -> None:

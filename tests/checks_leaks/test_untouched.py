@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from zoo import leaks
 from zoo.leak_cases import CASES
-from zoo.tiny import TinyEncoder, TinyGPT
+from zoo.tiny import TinyEncoder, TinyGPT, with_attention, with_block
 
 import torchstone as ts
 from torchstone.checks.context import Context
@@ -80,12 +80,12 @@ MODELS = {
     "gpt": TinyGPT,
     "encoder": TinyEncoder,
     "keeps state": leaks.Counting,
-    "keeps a list": leaks.with_block(0, leaks.HistoryBlock),
-    "keeps a tensor": leaks.with_attention(2, leaks.Remembering),
-    "moves a buffer": leaks.with_block(1, leaks.block_with_mlp(lambda: leaks.Averaging(True))),
-    "batch norm": leaks.with_block(1, leaks.block_with_mlp(lambda: leaks.BatchNormOverRows(True))),
+    "keeps a list": with_block(0, leaks.HistoryBlock),
+    "keeps a tensor": with_attention(2, leaks.Remembering),
+    "moves a buffer": with_block(1, leaks.block_with_mlp(lambda: leaks.Averaging(True))),
+    "batch norm": with_block(1, leaks.block_with_mlp(lambda: leaks.BatchNormOverRows(True))),
     "not a number": leaks.NanAhead,
-    "stays in training": leaks.with_block(2, leaks.block_with_mlp(lambda: leaks.AlwaysTraining(0.1))),
+    "stays in training": with_block(2, leaks.block_with_mlp(lambda: leaks.AlwaysTraining(0.1))),
 }
 
 

@@ -84,6 +84,14 @@ class GatedMeanBlock(MeanBlock):
         return self.weight
 
 
+class InPlaceMeanBlock(Block):
+    """Writes the summary into its own input."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, past: Any = None) -> tuple[Tensor, Any]:
+        x += 0.1 * x.mean(1, keepdim=True)
+        return super().forward(x, mask, past)
+
+
 class TimeNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x.transpose(1, 2), (x.shape[1],)).transpose(1, 2)

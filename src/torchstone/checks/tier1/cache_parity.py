@@ -90,7 +90,7 @@ def _decode(
         part = {**batch, stream: ids[:, start : start + size]}
         if cache is not None:
             part[name] = cache
-        output = probe.run(_asking(context, part), fresh=start == 0)
+        output = probe.run(_asking(context, part))
         gap = difference(full[:, start : start + size], shown(output)[:, -size:])
         if gap > worst:
             place = place if worst > limit else start

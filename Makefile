@@ -63,6 +63,9 @@ menuconfig: $(VENV)/.quickstart ## edit .config in a menu
 savedefconfig: $(VENV)/.quickstart ## write the differences from the defaults to ./defconfig
 	@$(BIN)/torchstone config save
 
+oldconfig: $(VENV)/.quickstart ## bring .config up to this version
+	@$(BIN)/torchstone config oldconfig
+
 check: $(VENV)/.quickstart ## prove the configured model (tier 1)
 	@$(BIN)/torchstone check $(SETTINGS) $(VERBOSE)
 

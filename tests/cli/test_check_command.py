@@ -12,7 +12,6 @@ from typing import Any
 import jsonschema
 import pytest
 
-
 ROOT = Path(__file__).parents[2]
 Typed = Callable[..., Any]
 

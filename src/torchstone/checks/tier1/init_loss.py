@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.tier1.objective import class_logits
+from torchstone.checks.tier1.settled import settle
 
 if TYPE_CHECKING:
     from torchstone.checks.context import Context
@@ -21,6 +22,7 @@ WARN_FACTOR, WARN_MARGIN = 1.15, 0.5
 
 
 def init_loss(context: Context) -> CheckResult:
+    settle(context)
     batch = context.batch(max(2, context.plan.batch_size))
     output = context.forward(batch)
     logits = class_logits(context, output)

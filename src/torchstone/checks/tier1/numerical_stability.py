@@ -13,6 +13,7 @@ from torch import Tensor
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.tier1.finite import first_bad_module, not_numbers
 from torchstone.checks.tier1.objective import answers
+from torchstone.checks.tier1.settled import settle
 
 if TYPE_CHECKING:
     from torchstone.checks.context import Batch, Context
@@ -26,6 +27,7 @@ COLLAPSED = 1e-5
 
 
 def numerical_stability(context: Context) -> CheckResult:
+    settle(context)
     largest, where = 0.0, ""
     probes = 0
     refused: list[str] = []

@@ -18,6 +18,7 @@ from torch import Tensor
 from torchstone._seeds import seed_everything
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.tier1.objective import objective
+from torchstone.checks.tier1.settled import settle
 from torchstone.checks.tier1.stack import Siblings, stacks_of, traced
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 STATES = 1.8
 """Factor per block beyond what adding equal parts gives (2, 3/2, 4/3, ...), median over the later half."""
+
+SECOND = 100.0
+"""The same where there are only two blocks."""
 
 SHRINK = 1 / 4
 """Factor per block below which the state is lost."""
@@ -60,10 +64,12 @@ class Depth:
 
     @property
     def state_limit(self) -> float:
-        return STATES if len(self.states) > 2 else 2 * STATES
+        # From the first to the second block the scale of the embedding shows; only a wild factor counts.
+        return STATES if len(self.states) > 2 else SECOND
 
 
 def residual_scale(context: Context) -> CheckResult:
+    settle(context)
     batch = context.batch()
     stacks = stacks_of(context.module, lambda: context.forward(batch))
     if not stacks:
@@ -148,7 +154,7 @@ def _through(context: Context, stack: Siblings, train: bool) -> tuple[list[Tenso
 
 
 def per_block(sizes: tuple[float, ...], additive: bool) -> float:
-    """Median factor from block to block in the later half; with `additive`, growth as by adding equal parts is not counted."""
+    """Median factor per block in the later half; `additive`: beyond what adding equal parts gives."""
     if len(sizes) < 2 or not all(map(math.isfinite, sizes)):
         return 1.0
     factors = []

@@ -101,7 +101,7 @@ def judge(name: str, parameter: Tensor, owner: nn.Module, own_name: str = "weigh
     if role == "other":
         wild = std > 1e4
         return Verdict(name, role, "warn" if wild else "pass", f"std {std:.3g}" if wild else "", std)
-    found = _judge_rows(name, role, values)
+    found = _judge_rows(name, role, values, owner)
     if found is not None:
         return found
     return _judge_table(name, std) if role == "table" else _judge_map(name, std, mean, values, owner)
@@ -130,16 +130,18 @@ def _judge_constant(name: str, role: str, mean: float, owner: nn.Module) -> Verd
     return Verdict(name, role, "fail", f"{what}: its outputs stay equal for ever", 0.0)
 
 
-def _judge_rows(name: str, role: str, values: Tensor) -> Verdict | None:
-    """Equal rows compute (or look up) the same thing. Padded vocabularies repeat some, so the bound is a
-    half.
+def _judge_rows(name: str, role: str, values: Tensor, owner: nn.Module) -> Verdict | None:
+    """Equal rows compute (or look up) the same thing. Padded vocabularies repeat some: the bound is a half.
+
+    Convolutions in front of a pixel shuffle may start with each filter repeated once per sub-pixel.
     """
+    share = 32 if isinstance(owner, nn.modules.conv._ConvNd) else 2
     rows = values.flatten(1) if values.dim() == 2 or role == "linear" else values.flatten(0, -2)
     for which, each in (("rows", rows), ("columns", rows.t() if values.dim() == 2 else None)):
         if each is None or len(each) < 4 or each.shape[1] < 2:
             continue
         distinct = _distinct_rows(each)
-        if distinct <= len(each) // 2:
+        if distinct <= max(1, len(each) // share):
             return Verdict(name, role, "fail", f"only {distinct} of {len(each)} {which} are distinct")
     return None
 

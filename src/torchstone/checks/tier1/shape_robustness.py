@@ -15,6 +15,7 @@ import torch
 from torchstone._errors import TorchstoneError
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.tier1.finite import first_bad_module, not_numbers
+from torchstone.checks.tier1.settled import settle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +37,7 @@ class Case:
 
 
 def shape_robustness(context: Context) -> CheckResult:
+    settle(context)
     rows: list[dict[str, Any]] = []
     for case in cases(context):
         rows.append({"case": case.label, **_probe(context, case)})

@@ -35,7 +35,7 @@ def tied_weights(context: Context) -> CheckResult:
     if found is None:
         return context.skipped("no pair of a token table and a map to scores over the same vocabulary")
     (table_name, table), (head_name, head) = found
-    shared = table is head or table.untyped_storage().data_ptr() == head.untyped_storage().data_ptr()
+    shared = table is head or _one_memory(table, head)
     details = {"table": table_name, "head": head_name, "shared": shared, "config": wish}
     fields: dict[str, Any] = {
         "measured": float(shared),
@@ -77,7 +77,7 @@ def _survives(
     context.module._apply(lambda each: each.clone())  # type: ignore[no-untyped-call]
     again = embedding_and_head(context)
     context.kept.restore()
-    if again is None or again[0][1].untyped_storage().data_ptr() != again[1][1].untyped_storage().data_ptr():
+    if again is None or not _one_memory(again[0][1], again[1][1]):
         return context.failed(
             f"{table_name} and {head_name} come apart when the model is moved or cast",
             limit=1.0,
@@ -113,16 +113,25 @@ def embedding_and_head(context: Context) -> tuple[tuple[str, nn.Parameter], tupl
     maps = {name: each for name, each in modules.items() if _matrix(each) is not None}
     with traced(maps, keep=lambda state: state.detach()) as trace:
         main = context.forward(batch).main
-    table = next((name for name in trace.calls if isinstance(modules[name], nn.Embedding)), None)
+    tables = [name for name in dict.fromkeys(trace.calls) if isinstance(modules[name], nn.Embedding)]
     head = next(
         (name for name in reversed(trace.calls) if _is_last(trace.last(name), main, modules[name])), None
     )
-    if table is None or head is None or table == head:
+    scores = _matrix(modules[head]) if head is not None else None
+    if head is None or scores is None:
         return None
-    weights = _matrix(modules[table]), _matrix(modules[head])
-    if weights[0] is None or weights[1] is None or weights[0].shape != weights[1].shape:
+    fitting = [(name, weight) for name in tables if (weight := _matrix(modules[name])) is not None]
+    fitting = [(name, weight) for name, weight in fitting if weight.shape == scores.shape]
+    if not fitting:
         return None
-    return (f"{table}.weight", weights[0]), (f"{head}.weight", weights[1])
+    # Encoder and decoder may have tables of their own; the last one used is the head's partner.
+    shared = [(name, weight) for name, weight in fitting if _one_memory(weight, scores)]
+    name, weight = (shared or fitting)[-1]
+    return (f"{name}.weight", weight), (f"{head}.weight", scores)
+
+
+def _one_memory(first: Tensor, second: Tensor) -> bool:
+    return first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
 
 
 def _matrix(module: nn.Module) -> nn.Parameter | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from zoo.gist_api import ID, gist_api
 
 ROOT = Path(__file__).parents[2]
 Typed = Callable[..., Any]
@@ -128,3 +129,38 @@ def test_the_report_of_a_check_is_kept_in_the_store(torchstone: Typed) -> None:
     assert len(runs) == 1
     shown = torchstone("runs", "show", runs[0]["run_id"], "--json").object
     assert shown["checks"]["checks"][0]["id"] == "eval-determinism"
+
+
+HOSTILE = """
+import os
+from torch import nn
+
+class Net(nn.Linear):
+    os.system("touch {canary}")
+"""
+
+
+def test_a_hostile_gist_is_told_stopped_and_leaves_no_trace(
+    torchstone: Typed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    canary = tmp_path / "canary"
+    monkeypatch.setenv("TORCHSTONE_CACHE", str(tmp_path / "cache"))
+    with gist_api() as api:
+        monkeypatch.setenv("TORCHSTONE_GIST_API", api.address)
+        api.put("model.py", HOSTILE.format(canary=canary))
+        api.put("config.json", "{}")
+        checked = torchstone("check", f"gist:{ID}")
+        trained = torchstone("train", f"gist:{ID}")
+    assert checked.code == trained.code == 3
+    assert "process: os.system (line 6)" in checked.err
+    assert "was stopped" in checked.err
+    assert "--trust" in trained.err
+    assert not canary.exists()
+
+
+def test_without_a_network_a_gist_is_one_clear_refusal(
+    torchstone: Typed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHSTONE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHSTONE_GIST_API", "http://127.0.0.1:9")
+    assert torchstone("check", f"gist:{ID}").code == 75

@@ -19,9 +19,9 @@ JUSTIFIED = {
     ("vilt", "eval-determinism"),
     # modeling_rwkv.py, RwkvModel.forward: "`attention_mask` was passed, but it is unused in this model."
     ("rwkv", "padding-leak"),
-    # modeling_recurrent_gemma.py, recurrent block: x_branch = self.conv_1d(x_branch)[..., :seq_len], no mask
-    ("recurrent-gemma", "padding-leak"),
     # modeling_recurrent_gemma.py, without a mask: x_branch = self.conv_1d(x_branch)[..., :seq_len]
+    ("recurrent-gemma", "padding-leak"),
+    # modeling_convbert.py: mixed_key_conv_attn_layer = self.key_conv_attn_layer(hidden_states.transpose(1, 2))
     ("convbert", "padding-leak"),
 }
 

@@ -21,7 +21,7 @@ JUSTIFIED = {
     ("rwkv", "padding-leak"),
     # modeling_recurrent_gemma.py, without a mask: x_branch = self.conv_1d(x_branch)[..., :seq_len]
     ("recurrent-gemma", "padding-leak"),
-    # modeling_convbert.py: mixed_key_conv_attn_layer = self.key_conv_attn_layer(hidden_states.transpose(1, 2))
+    # modeling_convbert.py: ... = self.key_conv_attn_layer(hidden_states.transpose(1, 2)), without a mask
     ("convbert", "padding-leak"),
 }
 

@@ -110,7 +110,9 @@ def test_a_rule_does_not_look_drawn(name: str) -> None:
 def test_what_was_drawn_looks_drawn(seed: int, shape: tuple[int, ...], uniform: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     make = torch.rand if uniform else torch.randn
-    assert looks_drawn(make(shape, generator=generator))
+    values = make(shape, generator=generator)
+    assert looks_drawn(values)
+    assert looks_drawn(values[None].repeat(5, *[1] * values.dim()))
 
 
 @given(st.floats(0.0, 3.0), st.floats(1.0, 1e6))

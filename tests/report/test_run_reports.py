@@ -247,6 +247,7 @@ def test_tables_show_runs_with_names_that_cannot_steer_the_terminal(store):
 def test_sparklines():
     assert sparkline([0, 1, 2, 3]) == "▁▃▆█"
     assert sparkline([1.0, math.nan, 1.0]) == "▄ ▄"
+    assert sparkline([-1.7e308, 1.7e308]) == "▁█"
     assert sparkline([]) == ""
     assert len(sparkline(list(range(1000)), 30)) == 30
     assert sparkline([math.inf] * 3) == "   "

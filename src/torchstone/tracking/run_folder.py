@@ -145,7 +145,7 @@ def holder(run_dir: str | Path) -> int | None:
 
 
 def _take(file: IO[str], path: Path) -> None:
-    for _ in range(5):
+    for _ in range(25):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return

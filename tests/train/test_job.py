@@ -113,7 +113,7 @@ def test_resume_refuses_another_configuration_and_names_the_keys(job: Make, tmp_
     assert "train.max_steps was 6, is now 9" in caught.value.why
     assert "optim.beta1 was 0.9, is now 0.8" in caught.value.why
     with pytest.raises(UsageError, match="holds a run"):
-        run(job())
+        run(job({"data.source": "/nowhere"}))  # refused before anything is read
     assert before == sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
 
 

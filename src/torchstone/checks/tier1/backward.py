@@ -146,7 +146,11 @@ def cutting_module(module: nn.Module, run: Callable[[], Any]) -> str | None:
             # With gradients switched off, the one who switched them off is to blame: its hook comes later.
             if found or state is None or state.requires_grad or not torch.is_grad_enabled():
                 return
-            given = any(isinstance(x, Tensor) and x.requires_grad for x in tree_leaves((args, kwargs)))
+            # A table of positions takes the state for its type only; what has its shape carries it.
+            given = any(
+                isinstance(x, Tensor) and x.requires_grad and x.shape == state.shape
+                for x in tree_leaves((args, kwargs))
+            )
             if given or any(p.requires_grad for p in each.parameters()):
                 found.append(name)
 

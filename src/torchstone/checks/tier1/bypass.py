@@ -61,10 +61,10 @@ def _judge(
     # Nothing after it works either: the last block's answer, or what it prepares for a next one, may be
     # left out.
     is_tail = did_run and not any(f"{other}{tail}" in working for other in group.names[place + 1 :])
-    # Dead in every block alike: a whole part that runs in vain is no design, a part of a part may be one (an
-    # indexer that selects), and one that never runs may wait for an input.
+    # Dead in every block alike: for a whole part no design explains it, unless it waits for an input; a part
+    # of a part may be one that selects, where there is nothing to select from.
     in_vain = all(twin in gone for twin in twins) and name.count(".") == member.count(".") + 1
-    certain = deep and ((bool(working) and not is_tail) or (in_vain and (did_run or complete)))
+    certain = deep and ((bool(working) and not is_tail) or (in_vain and complete))
     return Bypass(name, did_run, working[0] if working else None, certain)
 
 

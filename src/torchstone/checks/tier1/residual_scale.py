@@ -35,7 +35,7 @@ SHRINK = 1 / 4
 """Factor per block below which the state is lost."""
 
 GRADIENTS = 6.0
-"""Factor per block, median over the later half; three times as much where only two blocks tell."""
+"""Factor per block, median over the later half."""
 
 WHOLE = 1e4
 """Factor over the whole stack that half precision cannot hold together."""
@@ -60,7 +60,7 @@ class Depth:
 
     @property
     def gradient_limit(self) -> float:
-        return GRADIENTS if len(self.states) > 2 else 3 * GRADIENTS
+        return GRADIENTS if len(self.states) > 2 else 10 * SECOND
 
     @property
     def state_limit(self) -> float:
@@ -89,12 +89,13 @@ def residual_scale(context: Context) -> CheckResult:
         "details": details,
     }
     guilty = _guilty(worst)
+    where = worst.stack.name or "the model"
     if not all(map(math.isfinite, worst.states)):
         return context.failed("states become NaN or infinite with depth", module=guilty, **fields)
     if factor > worst.state_limit or _whole(worst.states) > WHOLE:
         return context.failed(
             f"states grow {factor:.1f}-fold per block ({worst.states[0]:.2g} -> "
-            f"{worst.states[-1]:.2g} in {worst.stack.name})",
+            f"{worst.states[-1]:.2g} in {where})",
             module=guilty,
             hint="scale residual branches by 1/sqrt(2 * layers), or normalise inside the block",
             **fields,
@@ -102,7 +103,7 @@ def residual_scale(context: Context) -> CheckResult:
     if factor < SHRINK or _whole(worst.states) < 1 / WHOLE:
         return context.failed(
             f"states shrink to {factor:.2g} per block ({worst.states[0]:.2g} -> "
-            f"{worst.states[-1]:.2g} in {worst.stack.name})",
+            f"{worst.states[-1]:.2g} in {where})",
             module=guilty,
             hint="keep a residual path with weight one, or normalise inside the block",
             **fields,
@@ -112,13 +113,13 @@ def residual_scale(context: Context) -> CheckResult:
     if not 1 / limit <= gradient <= limit or not 1 / WHOLE <= _whole(worst.gradients) <= WHOLE:
         way = "grow" if gradient > 1 else "shrink"
         return context.failed(
-            f"gradients {way} by {gradient:.2g} per block towards the input of {worst.stack.name}",
+            f"gradients {way} by {gradient:.2g} per block towards the input of {where}",
             module=guilty,
             hint="add a residual path, or normalise before each branch",
             **(fields | {"measured": gradient, "limit": limit}),
         )
     return context.passed(
-        f"{len(worst.states)} blocks of {worst.stack.name}: states change {factor:.2f}-fold per "
+        f"{len(worst.states)} blocks in {where}: states change {factor:.2f}-fold per "
         f"block, gradients {gradient:.2f}-fold",
         **fields,
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchstone._errors import TorchstoneError
+from torchstone._errors import ModelError, TorchstoneError
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.tier1.finite import first_bad_module, not_numbers
 from torchstone.checks.tier1.settled import settle
@@ -41,6 +41,12 @@ def shape_robustness(context: Context) -> CheckResult:
     rows: list[dict[str, Any]] = []
     for case in cases(context):
         rows.append({"case": case.label, **_probe(context, case)})
+    if all("output" not in row for row in rows):
+        raise ModelError(
+            f"the model cannot be called with the inputs read from its signature: {rows[0]['problem']}",
+            where=str(context.signature),
+            next="pass inputs that a plain call accepts: check(model, inputs=...)",
+        )
     bad = [row for row in rows if row["status"] == "fail"]
     refused = [row for row in rows if row["status"] == "refused"]
     details: dict[str, Any] = {"cases": rows}
@@ -53,14 +59,6 @@ def shape_robustness(context: Context) -> CheckResult:
             unit="shapes",
             module=first.get("module"),
             hint=first.get("hint"),
-            details=details,
-        )
-    if len(refused) == len(rows):
-        return context.failed(
-            f"the model refuses every shape; {refused[0]['problem']}",
-            measured=float(len(rows)),
-            limit=0.0,
-            unit="shapes",
             details=details,
         )
     if refused:

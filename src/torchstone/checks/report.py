@@ -34,6 +34,8 @@ class CheckReport:
     checks: list[CheckResult]
     seconds: float
     seed: int
+    modules: tuple[str, ...] = ()
+    """Dotted names of the model's modules, for the tree of the page; not part of the JSON object."""
 
     @property
     def verdict(self) -> str:
@@ -86,7 +88,7 @@ class CheckReport:
         from torchstone._files import write_text
         from torchstone.report.check_html import check_html
 
-        write_text(Path(path), check_html(self.to_dict()))
+        write_text(Path(path), check_html(self.to_dict(), self.modules))
         return Path(path)
 
     def to_junit(self, path: str | Path) -> Path:

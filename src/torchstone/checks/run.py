@@ -72,6 +72,7 @@ def check(
         checks=results,
         seconds=time.perf_counter() - started,
         seed=seed,
+        modules=tuple(name for name, _ in adapter.module.named_modules() if name),
     )
 
 

@@ -86,12 +86,21 @@ def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[obj
             if not rows.complete:
                 result.warnings.append(f"{rows.lost + rows.spilled} metric rows are not in the store")
             write_json(folder.path / REPORT, result.to_dict())
-            store.finish_run(folder.run_id, ending.status, _summary(result))
             folder.set_status(ending.status)
+            _close_row(store, folder, ending.status, result)
             if config.tracking.dashboard:
                 _draw(store, folder, result)
             _tell_end(engine, ending.status, ending.reason)
             return result
+
+
+def _close_row(store: Store, folder: RunFolder, status: str, result: TrainResult) -> None:
+    """The end in the store. A finished run does not die because its store is gone or busy."""
+    try:
+        store.finish_run(folder.run_id, status, _summary(result))
+    except (OSError, TorchstoneError) as error:
+        log.warning("the end of the run is not in the store: %s", error)
+        result.warnings.append(f"the end of the run is not in the store: {str(error).splitlines()[0]}")
 
 
 # --- preparing ----------------------------------------------------------------------------------

@@ -48,7 +48,8 @@ def dead_parameters(context: Context) -> CheckResult:
     if not parameters:
         return context.skipped("the model has no parameters")
     settle(context)
-    stacks = stacks_of(context.module, lambda: context.forward(context.batch()))
+    side = context.batch(1, length=context.plan.side_length)
+    stacks = stacks_of(context.module, lambda: context.forward(side))
     reach = find_dead(context)
     if not reach.dead:
         return context.passed(

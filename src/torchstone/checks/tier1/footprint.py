@@ -168,7 +168,7 @@ def memory_footprint(context: Context) -> CheckResult:
 
 def _left_behind(context: Context) -> int:
     """Bytes by which every further equal call adds to what is alive; the first two may fill a cache."""
-    batch = context.batch(2)
+    batch = context.batch(2, length=context.plan.side_length)
     left = [each.left_bytes for each in costs_of(context, batch, calls=5)]
     return min(after - before for before, after in pairwise(left[1:]))
 
@@ -181,7 +181,8 @@ def inference_speed(context: Context) -> CheckResult:
     tokens = value.numel() if context.takes_tokens else 1
     median = statistics.median(times)
     unit = "tokens/s" if context.takes_tokens else "samples/s"
-    costs = costs_of(context, batch, calls=4)[1:]
+    side = context.batch(1, length=context.plan.side_length)
+    costs = costs_of(context, side, calls=4)[1:]
     details: dict[str, Any] = {
         "median_ms": median * 1e3, "p95_ms": sorted(times)[-1] * 1e3, "per_second": tokens / median,
         "operations": costs[0].operations, "multiply_adds": costs[0].multiply_adds,

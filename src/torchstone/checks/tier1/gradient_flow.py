@@ -236,7 +236,8 @@ def _sizes(context: Context, first: Backward, unused: list[str]) -> CheckResult:
 def _furthest_twins(context: Context, per_entry: dict[str, float]) -> tuple[str, str, float] | None:
     """The weakest and the strongest of one matrix over the blocks of a stack, where they differ most."""
     found: list[tuple[str, str, float]] = []
-    for stack in stacks_of(context.module, lambda: context.forward(context.batch())):
+    side = context.batch(1, length=context.plan.side_length)
+    for stack in stacks_of(context.module, lambda: context.forward(side)):
         twins: dict[str, list[str]] = {}
         for member in stack.names:
             for name in per_entry:

@@ -24,7 +24,7 @@ _NAMES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
 def low_precision(context: Context) -> CheckResult:
-    batch = context.batch()
+    batch = context.batch(length=context.plan.side_length)
     full = context.forward(batch).main.float()
     if not_numbers([full]):
         return context.skipped("the model is not finite in its own precision")

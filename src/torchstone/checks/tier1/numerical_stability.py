@@ -94,9 +94,9 @@ def probes_of(context: Context) -> Iterator[tuple[str, Batch]]:
     for seed in range(context.plan.repeats):
         yield (
             f"drawn ids, seed {seed}" if context.takes_tokens else f"drawn input, seed {seed}",
-            context.batch(seed=seed),
+            context.batch(seed=seed, length=context.plan.length if seed == 0 else context.plan.side_length),
         )
-    batch = context.batch()
+    batch = context.batch(length=context.plan.side_length)
     value = batch[context.primary]
     if not value.is_floating_point():
         yield from _token_probes(context, batch, value)
@@ -165,7 +165,9 @@ def _spot(value: Tensor) -> Tensor:
 
 def _variation(context: Context) -> float | None:
     """Largest difference between answers to drawn inputs, relative to their size."""
-    first, second = context.main(context.batch(2, seed=1)), context.main(context.batch(2, seed=2))
+    first, second = (
+        context.main(context.batch(2, seed=seed, length=context.plan.side_length)) for seed in (1, 2)
+    )
     if first.shape != second.shape or not first.is_floating_point():
         return None
     first, second = (each.float().nan_to_num(0.0, 0.0, 0.0) for each in (first, second))

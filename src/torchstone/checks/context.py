@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from torchstone._errors import ModelError
 from torchstone._seeds import seed_everything
 from torchstone.checks.keep import Kept
 from torchstone.tracking.records import CheckResult, Status
@@ -43,6 +44,8 @@ class Context:
     cache: dict[Any, Any] = field(default_factory=dict)
     """Shared between the checks of one job, such as baseline outputs."""
     current: Check | None = None
+    text_alone: bool = False
+    """Batches hold ids only: for probes that take rows and positions apart, which packed images forbid."""
     kept: Kept = field(init=False)
     """The whole model, as it came."""
     state: Kept = field(init=False)
@@ -84,10 +87,40 @@ class Context:
         if self.primary not in ("input_ids", "inputs_embeds"):
             tokens = None  # Images and sound have the size that the model wants.
         batch = self.examples.batch(size, length=tokens, seed=self.seed * 1009 + seed)
+        if self.text_alone:
+            batch = {self.primary: _plain_text(batch[self.primary], self.facts.reserved_ids)}
         return {
             name: value.to(self.device) if isinstance(value, torch.Tensor) else value
             for name, value in batch.items()
         }
+
+    @contextmanager
+    def taken_apart(self) -> Iterator[None]:
+        """Text alone for the length of the block, where images of all rows are packed into one axis.
+
+        Such a batch cannot be cut by row or position without knowing the model's own layout.
+        """
+        self.text_alone = self.takes_tokens and self._is_packed() and self._answers_text_alone()
+        try:
+            yield
+        finally:
+            self.text_alone = False
+
+    def _is_packed(self) -> bool:
+        rows = 3  # a size that grids of two or four images do not have by chance
+        values = [each for each in self.batch(rows).values() if isinstance(each, torch.Tensor) and each.dim()]
+        return any(each.shape[0] != rows for each in values)
+
+    def _answers_text_alone(self) -> bool:
+        self.text_alone = True
+        try:
+            self.forward(self.batch(1))
+        except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, ModelError):
+            return False
+        finally:
+            self.text_alone = False
+            self.state.restore()
+        return True
 
     def forward(self, batch: Batch, *, train: bool = False, grad: bool = False, seed: int = 0) -> Output:
         """One call under a fixed random state; evaluation mode and no gradients unless asked."""
@@ -128,3 +161,10 @@ class Context:
         return CheckResult(
             id=self.current.name, tier=self.current.tier, status=status, summary=summary, **fields
         )
+
+
+def _plain_text(ids: Tensor, reserved: tuple[int, ...]) -> Tensor:
+    """`ids` with placeholders of images and sounds replaced by an id that stands for text."""
+    placeholders = torch.isin(ids, torch.tensor(reserved, dtype=ids.dtype, device=ids.device))
+    plain = ids[~placeholders]
+    return torch.where(placeholders, plain[0], ids) if plain.numel() else ids

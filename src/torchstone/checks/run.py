@@ -58,7 +58,10 @@ def check(
     chosen = choose(tiers, _names(only), _names(skip))
     module, facts_of_target, open_adapter = _open(model, config, task, seed)
     with _undisturbed(module, device):
+        # Reading a model runs it; what such a pass leaves in the module must not count as the model's own.
+        untouched = Kept(module, parameters=False)
         adapter = open_adapter()
+        untouched.restore()
         context = _context(adapter, inputs, config, seed, budget_s)
         results = []
         for number, each in enumerate(chosen, 1):

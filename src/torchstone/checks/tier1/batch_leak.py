@@ -24,7 +24,7 @@ _ROWS = 3
 
 
 def batch_leak(context: Context) -> CheckResult:
-    with probing(context) as probe:
+    with context.taken_apart(), probing(context) as probe:
         batch = context.batch(_ROWS, length=context.plan.side_length)
         main = shown(probe.run(batch))
         if main.dim() == 0 or main.shape[0] != _ROWS:

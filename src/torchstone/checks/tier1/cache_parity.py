@@ -33,7 +33,7 @@ def cache_parity(context: Context) -> CheckResult:
     length = min(_TOKENS, context.plan.length)
     if length < 4:
         return context.skipped("sequences are too short to split")
-    with probing(context) as probe:
+    with context.taken_apart(), probing(context) as probe:
         batch = context.batch(length=length)
         stream = "decoder_input_ids" if "decoder_input_ids" in batch else context.primary
         full = shown(probe.run(_asking(context, batch)))

@@ -61,7 +61,7 @@ def causal_leak(context: Context) -> CheckResult:
     )
     if not looks_back and not context.signature.has("labels"):
         return context.skipped(f"task is {kind}")
-    with probing(context) as probe:
+    with context.taken_apart(), probing(context) as probe:
         stream = read_stream(context, probe, context.plan.length, context.plan.batch_size)
         if isinstance(stream, str):
             return context.skipped(stream)

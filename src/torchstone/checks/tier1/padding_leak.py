@@ -45,7 +45,7 @@ def padding_leak(context: Context) -> CheckResult:
         return context.skipped(f"the input is {context.primary}, not tokens")
     if not context.signature.has("mask"):
         return context.skipped("the model takes no mask, so nothing can be hidden from it")
-    with probing(context) as probe:
+    with context.taken_apart(), probing(context) as probe:
         real = context.batch(max(2, context.plan.batch_size), length=_real_tokens(context))
         if not has_decoder(context):
             # A classifier with a decoder shifts its ids by itself.

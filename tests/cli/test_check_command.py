@@ -119,6 +119,7 @@ def test_under_json_a_failure_is_one_object(torchstone: Typed, arguments: list[s
 
 def test_a_dry_run_loads_nothing_and_writes_nothing(torchstone: Typed, tmp_path: Path) -> None:
     answer = torchstone("check", "gist:" + "0" * 20, "--dry-run", "--json")
+    assert answer.code == 0
     assert [each["status"] for each in answer.object["checks"]] == ["skip"] * len(answer.object["checks"])
     assert not list(tmp_path.iterdir())
 

@@ -86,7 +86,7 @@ def check(
         from torchstone.report.check_table import check_table
 
         console().print(check_table(report.to_dict()))
-    return 0 if report.verdict in ("pass", "warn") else 1
+    return 0 if dry_run or report.verdict in ("pass", "warn") else 1
 
 
 class _Progress:

@@ -76,7 +76,10 @@ def test_environment_wins_over_the_defconfig(
     ]
 
 
-def test_show_is_lines_of_columns_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_is_lines_of_columns_in_a_pipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # whoever sets a width asks for the table
     lines = said(capsys, "show", "optim", "--set", "optim.beta1=0.5", "--changed").splitlines()
     assert lines == ["optim.beta1\t0.5\t--set\t\tDecay of the first moment."]
     assert said(capsys, "show", "train.epochs", "-q") == "train.epochs=10\n"

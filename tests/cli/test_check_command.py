@@ -81,6 +81,14 @@ def test_a_sound_model_holds(torchstone: Typed) -> None:
     assert (answer.code, answer.object["verdict"]) == (0, "pass")
 
 
+def test_what_a_model_prints_does_not_break_the_object(torchstone: Typed, leaky: Path) -> None:
+    source = LEAKING.replace("        x = self.emb", "        print('here'); x = self.emb")
+    (leaky / "model.py").write_text(source)
+    answer = torchstone("check", leaky, "--only", "eval-determinism", "--json")
+    assert answer.object["verdict"] == "pass"
+    assert "here" in answer.err
+
+
 def test_the_model_of_a_configuration_is_checked(torchstone: Typed) -> None:
     answer = torchstone("check", "--defconfig", "gpt-nano", "--only", "eval-determinism", "--json")
     assert (answer.code, answer.object["model"]["class"]) == (0, "GPT")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -75,7 +76,8 @@ def check(
         device=device,
     )
     show = _Progress(quiet)
-    report = run(job, dry_run=dry_run, progress=show.line, tell=show.tell)
+    with redirect_stdout(sys.stderr):  # what a model prints is not our result
+        report = run(job, dry_run=dry_run, progress=show.line, tell=show.tell)
     if html:
         report.to_html(html)
     if junit:

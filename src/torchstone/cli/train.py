@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -84,7 +86,8 @@ def train(
     job = TrainJob(
         settings, run_dir=run_dir, resume=resume, dry_run=dry_run, trust=trust, device=device, hooks=(view,)
     )
-    result = run(job)
+    with redirect_stdout(sys.stderr):  # what a model prints is not our result
+        result = run(job)
     if as_json:
         print_json(result.to_dict())
     else:

@@ -51,3 +51,10 @@ def test_a_run_without_its_store_is_completed_with_a_warning(
     assert (result.status, result.exit_code, result.steps) == ("completed", 0, 2)
     assert any("store" in warning for warning in result.warnings)
     assert RunFolder.open(tmp_path / "runs" / "first").info["status"] == "completed"
+
+
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("\nsecond line")], ids=repr)
+def test_a_report_that_fails_without_a_word_is_a_warning(error: Exception) -> None:
+    from torchstone.train.fit import _first_line
+
+    assert _first_line(error) == ""

@@ -100,7 +100,12 @@ def _close_row(store: Store, folder: RunFolder, status: str, result: TrainResult
         store.finish_run(folder.run_id, status, _summary(result))
     except (OSError, TorchstoneError) as error:
         log.warning("the end of the run is not in the store: %s", error)
-        result.warnings.append(f"the end of the run is not in the store: {str(error).splitlines()[0]}")
+        result.warnings.append(f"the end of the run is not in the store: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    """Of an error's message, which may be empty."""
+    return str(error).partition("\n")[0]
 
 
 # --- preparing ----------------------------------------------------------------------------------
@@ -354,4 +359,4 @@ def _draw(store: Store, folder: RunFolder, result: TrainResult) -> None:
         write_dashboard(store, folder.run_id, folder.path)
     except Exception as error:
         log.warning("no dashboard: %s", error)
-        result.warnings.append(f"no dashboard: {type(error).__name__}: {str(error).splitlines()[0]}")
+        result.warnings.append(f"no dashboard: {type(error).__name__}: {_first_line(error)}")

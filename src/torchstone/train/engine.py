@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from torchstone._errors import DataError, OutOfMemory
-from torchstone._seeds import preserved_rng
 from torchstone.tracking.checkpoint import sweep
 from torchstone.train.hooks import CheckpointInfo, EvalInfo, Hooks, StepInfo
 from torchstone.train.nonfinite import NonFinite, all_finite, diagnose
@@ -31,6 +30,7 @@ from torchstone.train.retention import point, prune
 from torchstone.train.signals import TRY_AGAIN, SignalWatch, exit_code_of
 from torchstone.train.snapshot import save_snapshot
 from torchstone.train.step import Micro, Objective, Recipe, StepOutcome, train_step
+from torchstone.train.validation import Measuring, validate
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +43,8 @@ class Batches(Protocol):
     def load_state(self, state: dict[str, Any]) -> None: ...
 
 
-class EvalObjective(Objective, Protocol):
-    """An objective that can also say what validation measures."""
-
-    def measure(self, batch: Micro) -> dict[str, Tensor]:
-        """Sums over the counted targets, by metric name; `loss` at least."""
+class EvalObjective(Objective, Measuring, Protocol):
+    """What is minimised and measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,28 +243,16 @@ class Engine:
         self._marked_at += time.monotonic() - began  # speed counts steps only
 
     def _validate(self) -> dict[str, float] | None:
-        """Means over all targets of the validation set, so that a short last batch weighs what it should."""
+        """Means over the validation set; None if a signal came."""
         assert self.validation is not None
-        modes = [(each, each.training) for each in self.module.modules()]
-        sums: dict[str, Tensor] = {}
-        targets = 0
-        self.module.eval()
-        try:
-            with preserved_rng(), torch.no_grad():
-                for batch in self.validation():
-                    if self._watch.received:
-                        return None
-                    targets += self.objective.count(batch)
-                    with self.recipe.autocast():
-                        measured = self.objective.measure(batch)
-                    for name, value in measured.items():
-                        sums[name] = sums.get(name, 0) + value.double()
-        finally:
-            for each, mode in modes:
-                each.training = mode
-        if targets == 0:
-            raise DataError("the validation set has no target to score", why="no label counts")
-        return {f"val/{name}": float(value) / targets for name, value in sums.items()}
+        means = validate(
+            self.module,
+            self.objective,
+            self.validation(),
+            self.recipe.autocast,
+            stop=lambda: self._watch.received is not None,
+        )
+        return None if means is None else {f"val/{name}": value for name, value in means.items()}
 
     def _judge(self, metrics: dict[str, float], seconds: float) -> bool:
         progress, loss = self.progress, metrics["val/loss"]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from torchstone._errors import DataError, ModelError
 from torchstone.train.losses import Batch, LossRule, SpecialIds, loss_sum, num_correct
+from torchstone.train.validation import Observer
 
 VALIDATION_SEED = 0
 """Validation hides the same tokens each time, so that its curve is of the model alone."""
@@ -69,8 +70,10 @@ class ModelObjective:
             self._refuse_bad_ids(batch.labels)
             raise
 
-    def measure(self, batch: Prepared) -> dict[str, Tensor]:
+    def measure(self, batch: Prepared, observe: Observer | None = None) -> dict[str, Tensor]:
         logits = self._logits(batch)
+        if observe is not None:
+            observe(logits, batch.labels)
         return {
             "loss": loss_sum(self.rule, logits, batch.labels),
             "accuracy": num_correct(self.rule, logits, batch.labels),

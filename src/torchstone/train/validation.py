@@ -1,0 +1,64 @@
+"""One pass over data that is scored and not learned from; the only one in the house.
+
+The engine makes it after an epoch, `torchstone eval` for a trained model: the same numbers by the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from torchstone._errors import DataError
+from torchstone._seeds import preserved_rng
+
+Observer = Callable[[Tensor, dict[str, Any]], None]
+"""Sees the logits of each batch and what they are compared with."""
+
+
+class Measuring(Protocol):
+    """An objective that can say what validation measures."""
+
+    def count(self, batch: Any) -> int: ...
+
+    def measure(self, batch: Any, observe: Observer | None = None) -> dict[str, Tensor]:
+        """Sums over the counted targets, by metric name; `loss` at least."""
+
+
+def validate(
+    module: nn.Module,
+    objective: Measuring,
+    batches: Iterable[Any],
+    autocast: Callable[[], AbstractContextManager[object]],
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    observe: Observer | None = None,
+) -> dict[str, float] | None:
+    """Means over all targets, so that a short last batch weighs what it should; None if `stop` said so.
+
+    Modes of the modules and all generators are afterwards as they were.
+    """
+    modes = [(each, each.training) for each in module.modules()]
+    sums: dict[str, Tensor] = {}
+    targets = 0
+    seen = () if observe is None else (observe,)
+    module.eval()
+    try:
+        with preserved_rng(), torch.no_grad():
+            for batch in batches:
+                if stop():
+                    return None
+                targets += objective.count(batch)
+                with autocast():
+                    measured = objective.measure(batch, *seen)
+                for name, value in measured.items():
+                    sums[name] = sums.get(name, 0) + value.double()
+    finally:
+        for each, mode in modes:
+            each.training = mode
+    if targets == 0:
+        raise DataError("the validation set has no target to score", why="no label counts")
+    return {name: float(value) / targets for name, value in sums.items()}

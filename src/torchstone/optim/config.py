@@ -16,7 +16,11 @@ class OptimConfig(Section):
     beta1: float = knob(0.9, help="Decay of the first moment.", ge=0.0, lt=1.0)
     beta2: float = knob(0.999, help="Decay of the second moment.", ge=0.0, lt=1.0)
     eps: float = knob(1e-8, help="Added to the root of the second moment.", gt=0.0)
-    schedule: str = knob("cosine", help="Learning rate over optimizer steps.", choices=("cosine", "constant"))
+    schedule: str = knob(
+        "cosine",
+        help="Learning rate over optimizer steps, after the warm-up.",
+        choices=("cosine", "linear", "constant", "wsd", "inverse-sqrt"),
+    )
     warmup_ratio: float = knob(
         0.1, help="Share of all optimizer steps spent warming up.", unit="fraction", ge=0.0, le=1.0
     )
@@ -26,7 +30,21 @@ class OptimConfig(Section):
         unit="fraction",
         ge=0.0,
         le=1.0,
-        depends_on="optim.schedule=cosine",
+        depends_on="optim.schedule=cosine|linear|wsd",
+    )
+    decay_ratio: float = knob(
+        0.2,
+        help="Share of all optimizer steps spent decaying at the end, as far as the warm-up leaves room.",
+        unit="fraction",
+        ge=0.0,
+        le=1.0,
+        depends_on="optim.schedule=wsd",
+    )
+    decay_form: str = knob(
+        "linear",
+        help="How the rate falls over the decay.",
+        choices=("linear", "cosine", "1-sqrt"),
+        depends_on="optim.schedule=wsd",
     )
     max_grad_norm: float | None = knob(
         1.0, help="Clip the global gradient norm to this; None does not clip.", unit="L2 norm", gt=0.0

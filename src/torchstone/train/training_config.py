@@ -73,6 +73,8 @@ class TrainingConfig:
     eps: float = _key("optim.eps")
     schedule: str = _key("optim.schedule")
     final_learning_rate_ratio: float = _key("optim.final_learning_rate_ratio")
+    decay_ratio: float = _key("optim.decay_ratio")
+    decay_form: str = _key("optim.decay_form")
     # Loop
     gradient_accumulation_steps: int = _key("train.gradient_accumulation_steps")
     accumulate_grad_batches: int | None = _key("train.gradient_accumulation_steps", default=None)

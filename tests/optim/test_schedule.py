@@ -55,14 +55,14 @@ def test_rises_to_the_peak_and_falls_to_the_floor(
     assert all(0 <= rate <= PEAK * (1 + 1e-12) for rate in rates)
     assert rates[:warmup_steps] == sorted(rates[:warmup_steps])
     after = rates[max(warmup_steps - 1, 0) :]
-    assert after == sorted(after, reverse=True)
+    assert all(right <= left + 1e-15 for left, right in itertools.pairwise(after))
     # A single step after the warm-up can be the peak or the end, not both: then it is the peak's.
     room = total - warmup_steps > 1
     if name == "wsd":
         room = room and round(decay * total) > 0
     assert max(rates) == pytest.approx(PEAK)
     if SCHEDULES.get(name).reaches_floor and room:
-        assert rates[total - 1] == pytest.approx(PEAK * floor, abs=1e-15)
+        assert rates[total - 1] == pytest.approx(PEAK * floor, rel=1e-12, abs=1e-15)
         assert rates[total - 1 :] == [rates[total - 1]] * 4  # past the end it stays there
 
 

@@ -19,7 +19,7 @@ def seed_everything(seed: int) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """All generator states in containers that load with `weights_only=True`."""
+    """All generator states, of every device here, as plain containers and tensors."""
     import numpy as np
     import torch
 
@@ -32,11 +32,13 @@ def rng_state() -> dict[str, Any]:
     }
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
     return state
 
 
 def restore_rng(state: dict[str, Any]) -> None:
-    """Put back what `rng_state` took."""
+    """Put back what `rng_state` took; the states of devices that are not here are left out."""
     import numpy as np
     import torch
 
@@ -46,7 +48,9 @@ def restore_rng(state: dict[str, Any]) -> None:
     np.random.set_state((kind, keys.numpy().astype("uint32"), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
 
 
 @contextmanager

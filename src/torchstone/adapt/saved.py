@@ -68,7 +68,10 @@ def _checkpoint(target: Target) -> Checkpoint:
 
 
 def _fill(model: LoadedModel, checkpoint: Checkpoint) -> None:
-    tensors: dict[str, Any] = {**checkpoint.tensors(), **(checkpoint.state().get("model_extra") or {})}
+    from torchstone.tracking.buffers import restore_buffers
+
+    state = checkpoint.state()
+    tensors: dict[str, Any] = {**checkpoint.tensors(), **(state.get("model_extra") or {})}
     try:
         model.module.load_state_dict(tensors)
     except RuntimeError as misfit:
@@ -79,3 +82,4 @@ def _fill(model: LoadedModel, checkpoint: Checkpoint) -> None:
             why="; ".join(line.strip() for line in lines[1:4]),
             next=f"{checkpoint.model['target']} is no longer what was trained; bring that back",
         ) from None
+    restore_buffers(model.module, state.get("buffers") or {})

@@ -1,37 +1,48 @@
 """The checkpoint format: written whole or not at all, verified before it is used, replaced when bad.
 
     checkpoints/step-700/model.safetensors   weights; tied ones once
-                         state.pt            everything else; loads with weights_only=True
+                         state.safetensors   tensors of everything else
+                         state.json          how they hang together, and all that is no tensor
                          manifest.json       size and sha256 of each file, config hash, the model's origin
     checkpoints/quarantine/                  folders that failed verification
 
 A checkpoint is written into a hidden neighbour, flushed, and takes its name in one rename, so that a
-reader never sees a part of one. When to save and what to keep is decided in `train/`.
+reader never sees a part of one. Nothing in it is a pickle. Checkpoints of version 0.1.0 hold a `state.pt`
+instead of the two state files; they are read with weights_only=True, which executes nothing from it.
+When to save and what to keep is decided in `train/`.
 """
 
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchstone._errors import DiskFull, TorchstoneError
-from torchstone._files import flush, read_json, sha256, write_json
+from torchstone._files import flush, read_json, sha256, sha256_bytes, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEMA = "torchstone.checkpoint/1"
 WEIGHTS = "model.safetensors"
-STATE = "state.pt"
+STATE = "state.json"
+STATE_TENSORS = "state.safetensors"
+OLDER_STATE = "state.pt"
 MANIFEST = "manifest.json"
+SEAL = "manifest_sha256"
 QUARANTINE = "quarantine"
 _NAME = re.compile(r"step-(\d+)")
+_HASHED_ASIDE = 4 << 20
+"""Bytes above which a thread that hashes is worth its start."""
 
 
 class CheckpointDamaged(TorchstoneError):
@@ -64,11 +75,24 @@ class Checkpoint:
             tensors[name] = tensors[kept]
         return tensors
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What validation measured at this step; empty where it was not validated."""
+        return dict(self.manifest.get("metrics") or {})
+
     def state(self) -> dict[str, Any]:
         """Optimizer, progress, generators; never executes code from the file."""
-        import torch
+        state: dict[str, Any]
+        if OLDER_STATE in self.manifest["files"]:
+            import torch
 
-        state: dict[str, Any] = torch.load(self.path / STATE, map_location="cpu", weights_only=True)
+            state = torch.load(self.path / OLDER_STATE, map_location="cpu", weights_only=True)
+            return state
+        from safetensors.torch import load_file
+
+        from torchstone.tracking.state_file import unpack
+
+        state = unpack(read_json(self.path / STATE), load_file(self.path / STATE_TENSORS))
         return state
 
 
@@ -80,8 +104,12 @@ def write_checkpoint(
     *,
     config_hash: str,
     model: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> Path:
-    """Write `checkpoints/step-N`; a sound one that is already there stays: a step is saved once."""
+    """Write `checkpoints/step-N`; a sound one that is already there stays: a step is saved once.
+
+    Errors: DiskFull, NotStorable (a value that no checkpoint can hold, by its path), OSError.
+    """
     checkpoints = Path(checkpoints)
     final = checkpoints / f"step-{step}"
     if final.exists():
@@ -90,13 +118,21 @@ def write_checkpoint(
         except CheckpointDamaged:
             quarantine(final)
     partial = checkpoints / f".step-{step}.{os.getpid()}.partial"
+    record = {
+        "schema": SCHEMA,
+        "step": step,
+        "config_hash": config_hash,
+        "model": dict(model or {}),
+        "metrics": {name: value for name, value in (metrics or {}).items() if math.isfinite(value)},
+    }
     try:
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _fill(partial, step, tensors, state, config_hash, model)
+        _fill(partial, record, tensors, state)
         partial.rename(final)
         flush(checkpoints)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise DiskFull(
                 f"no space left for the checkpoint of step {step}",
                 where=str(checkpoints),
@@ -109,61 +145,64 @@ def write_checkpoint(
     return final
 
 
+def is_disk_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def _fill(
-    folder: Path,
-    step: int,
-    tensors: Mapping[str, Tensor],
-    state: Mapping[str, Any],
-    config_hash: str,
-    model: Mapping[str, Any] | None,
+    folder: Path, record: Mapping[str, Any], tensors: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> None:
     import torch
-    from safetensors.torch import save_file
+
+    from torchstone.tracking.hashed_file import hashed_file
+    from torchstone.tracking.state_file import pack
+    from torchstone.tracking.tensor_file import num_bytes, write_tensors
 
     kept, tied = untie(tensors)
-    save_file(kept, folder / WEIGHTS)
-    torch.save(dict(state), folder / STATE)
-    files = {}
-    for name in (WEIGHTS, STATE):
-        flush(folder / name)
-        files[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
-    write_json(
-        folder / MANIFEST,
-        {
-            "schema": SCHEMA,
-            "step": step,
-            "config_hash": config_hash,
-            "torch": str(torch.__version__),
-            "model": dict(model or {}),
-            "tied": tied,
-            "files": files,
-        },
-    )
+    structure, state_tensors = pack(dict(state))
+    large = num_bytes(kept) + num_bytes(state_tensors) > _HASHED_ASIDE
+    hasher = ThreadPoolExecutor(1, thread_name_prefix="torchstone-hash") if large else None
+    try:
+        written = {
+            WEIGHTS: write_tensors(folder / WEIGHTS, kept, hasher),
+            STATE_TENSORS: write_tensors(folder / STATE_TENSORS, state_tensors, hasher),
+        }
+        with hashed_file(folder / STATE, hasher) as written[STATE]:
+            written[STATE].write(
+                json.dumps(structure, separators=(",", ":"), allow_nan=False).encode("ascii")
+            )
+        files = {name: {"bytes": file.num_bytes, "sha256": file.sha256()} for name, file in written.items()}
+    finally:
+        if hasher is not None:
+            hasher.shutdown(cancel_futures=True)
+    manifest = {**record, "torch": str(torch.__version__), "tied": tied, "files": files}
+    write_json(folder / MANIFEST, {**manifest, SEAL: seal_of(manifest)})
+
+
+def seal_of(manifest: Mapping[str, Any]) -> str:
+    """sha256 over the content of a manifest, the seal itself left out."""
+    content = {key: value for key, value in manifest.items() if key != SEAL}
+    plain = json.loads(json.dumps(content, default=str))
+    return sha256_bytes(json.dumps(plain, sort_keys=True).encode("ascii"))
 
 
 def untie(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Each memory once: the tensors to write, and other name -> written name.
 
-    Tensors that overlap without being equal (a view of a part) are written in full; the file format
+    Tensors that overlap without being equal (a view of a part) are each written in full; the file format
     knows no shared memory.
     """
-    import torch
+    from torchstone.tracking.state_file import memory_of
 
     kept: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
-    storages: set[int] = set()
     for name, tensor in tensors.items():
-        tensor = tensor.detach()
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-        if tensor.numel() and place in seen:
+        place = memory_of(tensor)
+        if place in seen:
             tied[name] = seen[place]
-            continue
-        seen[place] = name
-        storage = tensor.untyped_storage().data_ptr()
-        shared = tensor.numel() > 0 and storage in storages
-        storages.add(storage)
-        kept[name] = tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
+        else:
+            seen[place], kept[name] = name, tensor.detach()
     return kept, tied
 
 
@@ -200,20 +239,26 @@ def damage(path: Path) -> list[str]:
         schema, files = manifest["schema"], manifest["files"]
         expected = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in files.items()}
         int(manifest["step"])
+        seal = manifest.get(SEAL)
     except FileNotFoundError:
         return [f"{MANIFEST} is missing"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return [f"{MANIFEST} cannot be read ({type(error).__name__}: {error})"]
     if schema != SCHEMA:
         return [f"{MANIFEST} has schema {schema!r}, not {SCHEMA!r}"]
-    missing = {WEIGHTS, STATE} - expected.keys()
-    if missing:
+    if seal != seal_of(manifest) and (seal is not None or OLDER_STATE not in expected):
+        return [f"{MANIFEST} has other content than was written"]
+    needed = {WEIGHTS} | ({OLDER_STATE} if OLDER_STATE in expected else {STATE, STATE_TENSORS})
+    if missing := needed - expected.keys():
         return [f"{MANIFEST} does not list {', '.join(sorted(missing))}"]
-    return [
-        problem
-        for name, (size, digest) in expected.items()
-        if (problem := _file_damage(path / name, size, digest))
-    ]
+    if strange := [name for name in expected if Path(name).name != name]:
+        return [f"{MANIFEST} lists {strange[0]!r}, which lies elsewhere"]
+    with ThreadPoolExecutor(2) as readers:
+        found = readers.map(
+            lambda each: _file_damage(path / each[0], *each[1]),
+            sorted(expected.items(), key=lambda each: -each[1][0]),
+        )
+        return [problem for problem in found if problem]
 
 
 def _file_damage(file: Path, size: int, digest: str) -> str:

@@ -3,16 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from torchstone._errors import ModelError
+from torchstone._errors import ModelError, UsageError
 from torchstone._seeds import restore_rng, rng_state
+from torchstone.tracking.buffers import restore_buffers, unlisted_buffers
 from torchstone.tracking.checkpoint import Checkpoint, write_checkpoint
 from torchstone.train.progress import Progress
+
+
+class Stateful(Protocol):
+    """A part of a run with a state of its own: EMA, gradient scaler, pruner."""
+
+    def state_dict(self) -> Any: ...
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What a checkpoint of `step` holds. Its tensors are the live ones until `private_copy`."""
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    """The model's state dict, tied entries under all their names."""
+    state: Mapping[str, Any]
+
+
+def take_snapshot(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    extra: Mapping[str, Stateful] | None = None,
+) -> Snapshot:
+    """Everything that the next step depends on. `extra` parts are kept under their names."""
+    entries = module.state_dict(keep_vars=True)
+    tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
+    state = {
+        "optimizer": optimizer.state_dict(),
+        "progress": progress.to_dict(),
+        "rng": rng_state(),
+        "model_extra": {name: value for name, value in entries.items() if name not in tensors},
+        "buffers": unlisted_buffers(module),
+        "extra": {name: part.state_dict() for name, part in (extra or {}).items()},
+    }
+    return Snapshot(step=progress.step, tensors=tensors, state=state)
 
 
 def save_snapshot(
@@ -23,24 +62,51 @@ def save_snapshot(
     *,
     config_hash: str,
     model: Mapping[str, Any],
+    extra: Mapping[str, Stateful] | None = None,
 ) -> Path:
-    """Write the checkpoint of `progress.step`."""
-    entries = module.state_dict(keep_vars=True)
-    tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
-    state = {
-        "optimizer": optimizer.state_dict(),
-        "progress": progress.to_dict(),
-        "rng": rng_state(),
-        "model_extra": {name: value for name, value in entries.items() if name not in tensors},
-    }
-    return write_checkpoint(checkpoints, progress.step, tensors, state, config_hash=config_hash, model=model)
+    """Write the checkpoint of `progress.step`, now and here."""
+    snapshot = take_snapshot(module, optimizer, progress, extra)
+    return write_snapshot(checkpoints, snapshot, config_hash=config_hash, model=model)
 
 
-def restore_snapshot(checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put module, optimizer and generators back to where the checkpoint was taken."""
+def write_snapshot(
+    checkpoints: Path, snapshot: Snapshot, *, config_hash: str, model: Mapping[str, Any]
+) -> Path:
+    progress = snapshot.state["progress"]
+    validated = progress["evaluated_step"] == snapshot.step
+    return write_checkpoint(
+        checkpoints,
+        snapshot.step,
+        snapshot.tensors,
+        snapshot.state,
+        config_hash=config_hash,
+        model=model,
+        metrics=progress["last_validation"] if validated else None,
+    )
+
+
+def restore_snapshot(
+    checkpoint: Checkpoint,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    extra: Mapping[str, Stateful] | None = None,
+) -> Progress:
+    """Put module, optimizer, extra parts and generators back to where the checkpoint was taken."""
     state = checkpoint.state()
+    kept = state.get("extra", {})
+    missing = [name for name in extra or {} if name not in kept]
+    if missing:
+        raise UsageError(
+            f"checkpoint {checkpoint.path.name} holds no state of {', '.join(missing)}",
+            where=str(checkpoint.path),
+            why="the run that wrote it was configured without",
+            next="continue it with the configuration it had, or start a new run",
+        )
     load_weights(module, checkpoint, extra=state["model_extra"])
+    restore_buffers(module, state.get("buffers", {}))
     optimizer.load_state_dict(state["optimizer"])
+    for name, part in (extra or {}).items():
+        part.load_state_dict(kept[name])
     restore_rng(state["rng"])
     return Progress.from_dict(state["progress"])
 

@@ -86,10 +86,11 @@ def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[obj
             if not rows.complete:
                 result.warnings.append(f"{rows.lost + rows.spilled} metric rows are not in the store")
             write_json(folder.path / REPORT, result.to_dict())
-            folder.set_status(ending.status)
             _close_row(store, folder, ending.status, result)
             if config.tracking.dashboard:
                 _draw(store, folder, result)
+            # Last: a run killed before this line is resumed, and does again what is above it.
+            folder.set_status(ending.status)
             _tell_end(engine, ending.status, ending.reason)
             return result
 

@@ -1,0 +1,59 @@
+"""The long run: thousands of kills. `make campaign`, by hand.
+
+TORCHSTONE_CAMPAIGN_KILLS=2000     how many, at least
+TORCHSTONE_CAMPAIGN_SEED=0         of the draws; share n uses seed + n, so one share can be run alone
+TORCHSTONE_CAMPAIGN_REPORT=DIR     campaign.json and campaign.md go here (default build/campaign)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.job import Job, Server
+from faults.rain import Rain, Tally, draw_kill
+
+KILLS = int(os.environ.get("TORCHSTONE_CAMPAIGN_KILLS", "2000"))
+SEED = int(os.environ.get("TORCHSTONE_CAMPAIGN_SEED", "0"))
+REPORT = Path(os.environ.get("TORCHSTONE_CAMPAIGN_REPORT", "build/campaign")).absolute()
+PER_SHARE = 50
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("seed", range(SEED, SEED + -(-KILLS // PER_SHARE)))
+def test_campaign(
+    server: Server,
+    new_job: Callable[..., Job],
+    reference: dict[str, Any],
+    labels: list[str],
+    tmp_path: Path,
+    seed: int,
+) -> None:
+    rng = random.Random(seed)
+    rain = Rain(new_job, reference, seed)
+    with server.watching(tmp_path) as seen:
+        while rain.tally.kills < PER_SHARE:
+            rain.strike(draw_kill(rng, labels, longest_s=0.4))
+        rain.finish()
+    rain.tally.broken += seen["broken"]
+    rain.tally.opened = seen["opened"]
+    write_part(rain.tally, seed)
+    assert rain.tally.broken == []
+
+
+def write_part(tally: Tally, seed: int) -> None:
+    """Keep this share's part, and the table of all parts so far."""
+    REPORT.mkdir(parents=True, exist_ok=True)
+    (REPORT / f"part-{seed}.json").write_text(json.dumps(tally.to_dict()), encoding="utf-8")
+    whole = Tally()
+    for part in REPORT.glob("part-*.json"):
+        told = json.loads(part.read_text(encoding="utf-8"))
+        outcomes = {kind: Counter(counts) for kind, counts in told["outcomes"].items()}
+        whole.merge(Tally(outcomes, told["broken"], told["runs"], told["opened"], told["cpu_s"]))
+    whole.write(REPORT / "campaign.json")

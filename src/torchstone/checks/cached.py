@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from torchstone.adapt.cache import asking, cache_of
 from torchstone.checks.bisect import find_guilty
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def guilty_step(
     length = ids.shape[1]
     starts = [sum(sizes[:number]) for number in range(len(sizes))]
     size = sizes[starts.index(place)]
-    wants = {"use_cache": True} if "use_cache" in probe.context.signature else {}
+    wants = asking(probe.context.signature)
     cache: Any = None
 
     def prepare() -> None:
@@ -35,12 +36,7 @@ def guilty_step(
             output = probe.run(
                 {**batch, stream: ids[:, start : start + tokens], **wants, **more}, fresh=False
             )
-            found = (
-                output.raw.get(cache_name)
-                if isinstance(output.raw, dict)
-                else getattr(output.raw, cache_name, None)
-            )
-            cache = found if found is not None else output.past_key_values
+            cache = cache_of(output, cache_name)
 
     def full() -> object:
         return probe.run({**batch, **wants}, fresh=False)

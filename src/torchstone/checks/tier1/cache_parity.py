@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from torchstone.adapt.cache import asking, cache_argument, cache_of
 from torchstone.checks.bisect import difference, scale_of
 from torchstone.checks.cached import guilty_step
 from torchstone.checks.keep import Kept
@@ -17,7 +18,6 @@ from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.streams import shown
 
 if TYPE_CHECKING:
-    from torchstone.adapt.output import Output
     from torchstone.checks.context import Batch, Context
     from torchstone.tracking.records import CheckResult
 
@@ -25,7 +25,7 @@ _TOKENS = 13
 
 
 def cache_parity(context: Context) -> CheckResult:
-    name = _cache_argument(context)
+    name = cache_argument(context.signature)
     if name is None:
         return context.skipped("the model takes no cache")
     if context.task.kind not in ("causal-lm", "seq2seq", "multimodal"):
@@ -41,7 +41,7 @@ def cache_parity(context: Context) -> CheckResult:
             return context.skipped("the output does not show every position")
         if noise_floor(probe, batch) > probe.limit(full):
             return context.skipped("two equal calls differ; see state-leak and eval-determinism")
-        if _cache_of(probe.run(_asking(context, batch)), name) is None:
+        if cache_of(probe.run(_asking(context, batch)), name) is None:
             return context.skipped(f"the model takes {name} but gives none back")
         limit = probe.limit(full, reshaped=True)
         prompt = length // 2
@@ -95,7 +95,7 @@ def _decode(
         if gap > worst:
             place = place if worst > limit else start
             worst = gap
-        cache, start = _cache_of(output, name), start + size
+        cache, start = cache_of(output, name), start + size
     return worst, place
 
 
@@ -104,28 +104,13 @@ def _grows(context: Context, probe: Probe, batch: Batch, stream: str, name: str)
     sizes = []
     for length in (3, 4):
         output = probe.run(_asking(context, {**batch, stream: batch[stream][:, :length]}))
-        inside = Kept.inside(_cache_of(output, name))
+        inside = Kept.inside(cache_of(output, name))
         sizes.append(sum(each.numel() for each in inside))
     return sizes[1] > sizes[0]
 
 
 def _asking(context: Context, batch: Batch) -> Batch:
-    """Ask for a cache where that is an argument."""
-    wants = {"use_cache": True} if "use_cache" in context.signature else {}
-    return {**batch, **wants}
-
-
-def _cache_argument(context: Context) -> str | None:
-    """The argument that takes back what an earlier pass left."""
-    names = [each.name for each in context.signature.of_role("cache")]
-    flags = ("use_cache", "cache_position", "use_mems", "encoder_outputs")
-    return next((name for name in names if name not in flags), None)
-
-
-def _cache_of(output: Output, name: str) -> Any:
-    raw = output.raw
-    found = raw.get(name) if isinstance(raw, dict) else getattr(raw, name, None)
-    return found if found is not None else output.past_key_values
+    return {**batch, **asking(context.signature)}
 
 
 CHECKS.add(

@@ -53,7 +53,7 @@ class HubModel:
 def build_from_hub(name: str, overrides: Mapping[str, Any] | None = None) -> HubModel:
     """Configuration, class, weights: in this order, each refused with a clear line."""
     transformers = require("transformers", "hf")
-    with _quiet(transformers), _explaining(name):
+    with quiet(transformers), _explaining(name):
         config = _read_config(transformers, name)
         for key, value in (overrides or {}).items():
             _override(config, key, value)
@@ -64,7 +64,7 @@ def build_from_hub(name: str, overrides: Mapping[str, Any] | None = None) -> Hub
 
 
 def _read_config(transformers: ModuleType, name: str) -> Any:
-    near = Path(name).is_dir() or not _reachable()
+    near = local_only(name)
     said, _ = transformers.PretrainedConfig.get_config_dict(name, local_files_only=near)
     known = set(transformers.models.auto.configuration_auto.CONFIG_MAPPING.keys())
     if said.get("model_type") not in known:
@@ -152,6 +152,11 @@ def _pretrained(model_class: Any, config: Any, name: str, safe: bool) -> tuple[n
     )
 
 
+def local_only(name: str) -> bool:
+    """Whether only this machine can be asked for `name`."""
+    return Path(name).is_dir() or not _reachable()
+
+
 def _reachable() -> bool:
     """Whether the hub answers at all: the library itself would retry for half a minute before it says no."""
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("", "0", "false", "no", "off"):
@@ -168,7 +173,7 @@ def _reachable() -> bool:
 
 
 @contextmanager
-def _quiet(transformers: ModuleType) -> Iterator[None]:
+def quiet(transformers: ModuleType) -> Iterator[None]:
     """The library's bars and warnings would mix with our output; what matters becomes a note."""
     logging_of = transformers.utils.logging
     level, bars = logging_of.get_verbosity(), logging_of.is_progress_bar_enabled()

@@ -41,6 +41,10 @@ class FileTokenizer:
     def encode(self, text: str) -> list[int]:
         return list(self._library.encode(text, add_special_tokens=False).ids)
 
+    def encode_marked(self, text: str) -> list[int]:
+        """As the file's own template has it, with the marks of beginning and end that it adds."""
+        return list(self._library.encode(text, add_special_tokens=True).ids)
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [each.ids for each in self._library.encode_batch_fast(list(texts), add_special_tokens=False)]
 

@@ -115,20 +115,18 @@ def sampler(adapter: Any, tokenizer: Any, device: Any) -> Callable[[int, str | N
     """Continue a prompt (or nothing) with the model as it is when asked."""
 
     def sample(num_tokens: int, prompt: str | None = None) -> str:
-        import torch
+        from torchstone.adapt.continuation import continue_text
+        from torchstone.adapt.generate import Sampling
 
-        from torchstone.adapt.generate import generate
-
-        if prompt:
-            ids = tokenizer.encode(prompt)
-        elif tokenizer.eos_token_id is not None:
-            ids = [tokenizer.eos_token_id]  # what stands before the first token of a document
-        else:
-            ids = tokenizer.encode("\n")
-        start = torch.tensor([ids], device=device)
-        made = generate(adapter, start, num_tokens, temperature=0.8, top_k=40, seed=0)
-        text: str = tokenizer.decode(made[0].tolist())
-        return text
+        sampling = Sampling(
+            max_new_tokens=num_tokens,
+            temperature=0.8,
+            top_k=40,
+            seed=0,
+            num_ids=getattr(tokenizer, "vocab_size", None),
+        )
+        made = continue_text(adapter, tokenizer, prompt or "", sampling)
+        return f"{prompt or ''}{made.samples[0].text}"
 
     return sample
 

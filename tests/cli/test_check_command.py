@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from zoo.documented import schema
 from zoo.gist_api import ID, gist_api
 
 ROOT = Path(__file__).parents[2]
@@ -38,13 +37,6 @@ class Leaky(nn.Module):
         x = self.embedding(input_ids) + self.position(torch.arange(input_ids.shape[1]))
         return self.head(x + self.mixer(x))
 """
-
-
-def schema(name: str) -> dict[str, object]:
-    page = (ROOT / "docs" / "json.md").read_text()
-    found = re.search(rf"^## {re.escape(name)}\n.*?```json\n(.*?)```", page, re.MULTILINE | re.DOTALL)
-    assert found
-    return json.loads(found.group(1))
 
 
 @pytest.fixture

@@ -16,11 +16,12 @@ from torchstone.optim.registry import build_optimizer
 from torchstone.optim.schedule import learning_rate_at
 from torchstone.tracking.checkpoint import newest_good
 from torchstone.train.config import LoopConfig
-from torchstone.train.engine import Engine, Keeping
+from torchstone.train.engine import Engine
 from torchstone.train.hooks import Hooks
 from torchstone.train.losses import LOSSES
 from torchstone.train.objective import ModelObjective, PreparedBatches, validation_batches
 from torchstone.train.progress import Pace, Progress
+from torchstone.train.saving import Keeping
 from torchstone.train.snapshot import restore_snapshot
 from torchstone.train.step import Recipe
 
@@ -104,7 +105,14 @@ def small_engine(
     keeping = None
     progress = Progress()
     if run_dir is not None:
-        keeping = Keeping(run_dir=run_dir, config_hash="small", model={"class": "TinyLM"}, keep_last=2)
+        keeping = Keeping(
+            run_dir=run_dir,
+            config_hash="small",
+            model={"class": "TinyLM"},
+            keep_last=config.keep_last,
+            keep_best=config.keep_best,
+            async_save=config.async_save,
+        )
         found = newest_good(keeping.checkpoints) if resume else None
         if found is not None:
             progress = restore_snapshot(found, module, optimizer)

@@ -228,7 +228,7 @@ def test_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_retention_keeps_the_last_and_the_best(keep_last: int) -> None:
     for number, best in itertools.product(range(6), [None, 1, 2, 5]):
         steps = list(range(1, number + 1))
-        kept = set(steps) - set(to_remove(steps, keep_last=keep_last, best=best))
+        kept = set(steps) - set(to_remove(steps, keep_last=keep_last, best=[] if best is None else [best]))
         assert kept >= set(steps[-1:])
         assert best not in steps or best in kept
         assert len(kept) <= max(keep_last, 1) + 1

@@ -116,7 +116,6 @@ def test_learning_rates_that_are_none(value: object) -> None:
         ("wandb_project", "mine"),
         ("export_bundle", True),
         ("export_formats", ("onnx",)),
-        ("keep_best_only", True),
         ("model_type", "gpt"),
         ("dataset_split", "test"),
     ],

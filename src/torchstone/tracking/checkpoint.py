@@ -20,8 +20,9 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,27 +127,31 @@ def write_checkpoint(
         "metrics": {name: value for name, value in (metrics or {}).items() if math.isfinite(value)},
     }
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _fill(partial, record, tensors, state)
-        partial.rename(final)
-        flush(checkpoints)
-    except OSError as error:
-        if is_disk_full(error):
-            raise DiskFull(
-                f"no space left for the checkpoint of step {step}",
-                where=str(checkpoints),
-                why="the checkpoints before it are untouched",
-                next="free some space and continue with --resume auto",
-            ) from error
-        raise
+        with disk_full(f"no space left for the checkpoint of step {step}", checkpoints):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            _fill(partial, record, tensors, state)
+            partial.rename(final)
+            flush(checkpoints)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return final
 
 
-def is_disk_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+@contextmanager
+def disk_full(what: str, where: Path) -> Iterator[None]:
+    """Turn the system's word for a full disk, or a used up quota, into `DiskFull`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull(
+            what,
+            where=str(where),
+            why="the checkpoints before it are untouched",
+            next="free some space and continue with --resume auto",
+        ) from error
 
 
 def _fill(

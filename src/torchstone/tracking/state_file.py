@@ -18,7 +18,7 @@ import base64
 import math
 import struct
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -61,6 +61,17 @@ def unpack(structure: Any, tensors: Mapping[str, Tensor]) -> Any:
     if kind == "$int":
         return int(content, 16)
     raise ValueError(f"unknown kind {kind!r}")
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nested state with every tensor replaced; containers are new, other values are the same."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: map_tensors(each, change) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map_tensors(each, change) for each in value)
+    return value
 
 
 class _Packer:

@@ -54,6 +54,13 @@ class LoopConfig(Section):
         1, help="Epochs between saves where checkpoint_every is None.", unit="epochs", ge=1
     )
     keep_last: int = knob(2, help="Newest checkpoints kept beside the best.", unit="checkpoints", ge=1)
+    keep_best: int = knob(
+        1, help="Checkpoints of lowest validation loss kept beside the newest.", unit="checkpoints", ge=1
+    )
+    async_save: bool | None = knob(
+        None,
+        help="Write checkpoints beside the training, from a copy of the state; None: where that pays.",
+    )
     early_stopping_patience: int | None = knob(
         None, help="Stop after this many validations without improvement.", unit="validations", ge=1
     )

@@ -11,9 +11,11 @@ The engine knows no model, task or tracker: it gets them as an objective, batche
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,13 +24,11 @@ import torch
 from torch import nn
 
 from torchstone._errors import DataError, OutOfMemory
-from torchstone.tracking.checkpoint import sweep
-from torchstone.train.hooks import CheckpointInfo, EvalInfo, Hooks, StepInfo
+from torchstone.train.hooks import EvalInfo, Hooks, StepInfo
 from torchstone.train.nonfinite import NonFinite, all_finite, diagnose
 from torchstone.train.progress import Pace, Progress
-from torchstone.train.retention import point, prune
+from torchstone.train.saving import Keeping, Saver
 from torchstone.train.signals import TRY_AGAIN, SignalWatch, exit_code_of
-from torchstone.train.snapshot import save_snapshot
 from torchstone.train.step import Micro, Objective, Recipe, StepOutcome, train_step
 from torchstone.train.validation import Measuring, validate
 
@@ -45,20 +45,6 @@ class Batches(Protocol):
 
 class EvalObjective(Objective, Measuring, Protocol):
     """What is minimised and measured."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Keeping:
-    """Where and how checkpoints are kept."""
-
-    run_dir: Path
-    config_hash: str
-    model: Mapping[str, Any]
-    keep_last: int = 2
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.run_dir / "checkpoints"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,14 +97,12 @@ class Engine:
         self.recipe = recipe
         self.pace = pace
         self.progress = progress
-        self.keeping = keeping
         self.log_row = log_row
         self.flush_rows = flush_rows
         self.hooks = hooks
         self.max_time_s = max_time_s
         self.patience = patience
-        self.latest: Path | None = None
-        """Checkpoint written or confirmed last."""
+        self.saver = None if keeping is None else Saver(keeping, flush_rows, self._stop_reason)
         self._watch = watch or SignalWatch()
         self._began = time.monotonic() - progress.seconds
 
@@ -127,22 +111,24 @@ class Engine:
         self._began = time.monotonic() - self.progress.seconds
         self._session_began = time.monotonic()
         self._marked_at, self._marked_tokens = time.monotonic(), self.progress.tokens
-        if self.keeping is not None:
-            sweep(self.keeping.checkpoints)
+        if self.saver is not None:
+            self.saver.begin(self.module, self.optimizer, self.pace, self.progress)
         if self.progress.loader_state is not None:
             self.batches.load_state(self.progress.loader_state)
         if not self.module.training:  # parts that the user put into eval mode stay there
             self.module.train()
         try:
-            with self._watch:
+            with self._watch, self._saving():
                 self._settle()
                 self._stop_if_asked()
                 for window, state in windows(self.batches, self.pace.accumulation):
                     if self._finished:
                         break
                     self._step(window, state)
+                    self._tell_saved()
                     self._settle()
                     self._stop_if_asked()
+                self._await_saves()
         except Stop as stop:
             return stop.ending
         except NonFinite:
@@ -159,6 +145,11 @@ class Engine:
     def seconds(self) -> float:
         """Time spent on the run so far, over all its sessions."""
         return time.monotonic() - self._began
+
+    @property
+    def latest(self) -> Path | None:
+        """Checkpoint written or confirmed last."""
+        return None if self.saver is None else self.saver.latest
 
     @property
     def _finished(self) -> bool:
@@ -290,55 +281,51 @@ class Engine:
         progress.epoch_loss_sum, progress.epoch_targets, progress.epoch_seconds = 0.0, 0, elapsed
 
     def _save(self) -> None:
-        if self.keeping is None:
-            return
-        progress, keeping, began = self.progress, self.keeping, time.monotonic()
-        progress.seconds = began - self._began
-        # Rows up to this step must be safe before a checkpoint lets them count as done.
-        self.flush_rows()
-        self.latest = save_snapshot(
-            keeping.checkpoints,
-            self.module,
-            self.optimizer,
-            progress,
-            config_hash=keeping.config_hash,
-            model=keeping.model,
-        )
-        point(keeping.run_dir, "latest", progress.step)
-        is_best = progress.best_step == progress.step
-        if is_best:
-            point(keeping.run_dir, "best", progress.step)
-        prune(
-            keeping.checkpoints,
-            keep_last=keeping.keep_last,
-            best=progress.best_step,
-            just_written=progress.step,
-        )
-        info = CheckpointInfo(
-            step=progress.step, path=self.latest, is_best=is_best, seconds=time.monotonic() - began
-        )
-        for hear in self.hooks.on_checkpoint:
-            hear(info)
+        if self.saver is not None:
+            self.progress.seconds = time.monotonic() - self._began
+            self.saver.save(self.module, self.optimizer, self.progress)
+            self._tell_saved()
+
+    def _saving(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.saver is None else self.saver.open()
+
+    def _tell_saved(self) -> None:
+        """Report saves that were completed; a failed one ends the run here, at a step boundary."""
+        if self.saver is not None:
+            for info in self.saver.collect():
+                for hear in self.hooks.on_checkpoint:
+                    hear(info)
+
+    def _await_saves(self) -> None:
+        if self.saver is not None:
+            self.saver.wait()
+            self._tell_saved()
 
     # --- leaving ----------------------------------------------------------------------------
 
-    def _stop_if_asked(self) -> None:
-        if self._finished and not self._watch.received:
-            return
+    def _stop_reason(self) -> str | None:
+        """The signal or the clock, if one of them asks for the end."""
         if self._watch.received is not None:
-            code, reason = exit_code_of(self._watch.received), self._watch.received.name
-        elif self.max_time_s is not None and time.monotonic() - self._session_began >= self.max_time_s:
-            code, reason = TRY_AGAIN, f"train.max_time_s = {self.max_time_s:g}"
-        else:
+            return self._watch.received.name
+        if self.max_time_s is not None and time.monotonic() - self._session_began >= self.max_time_s:
+            return f"train.max_time_s = {self.max_time_s:g}"
+        return None
+
+    def _stop_if_asked(self) -> None:
+        reason, received = self._stop_reason(), self._watch.received
+        if reason is None or (self._finished and received is None):
             return
         if self.progress.step > 0:
             self._save()
+            self._await_saves()
+        code = TRY_AGAIN if received is None else exit_code_of(received)
         raise Stop(Ending(status="interrupted", reason=reason, exit_code=code))
 
     def _keep_state_before_failure(self) -> None:
         # Running statistics may have seen the bad batch even though the weights have not.
         if self.progress.step > 0 and all_finite(self.module):
             self._save()
+            self._await_saves()
 
 
 def windows(batches: Batches, size: int) -> Iterator[tuple[list[Micro], dict[str, Any]]]:

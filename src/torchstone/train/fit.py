@@ -28,13 +28,14 @@ from torchstone.tracking.environment import snapshot
 from torchstone.tracking.run_folder import RunFolder
 from torchstone.tracking.store import Store, default_store
 from torchstone.tracking.writer import MetricWriter
-from torchstone.train.engine import Batches, Ending, Engine, Keeping
+from torchstone.train.engine import Batches, Ending, Engine
 from torchstone.train.hooks import EndInfo, Hooks, StartInfo
 from torchstone.train.losses import LOSSES, Batch, SpecialIds
 from torchstone.train.objective import ModelObjective, PreparedBatches, validation_batches
 from torchstone.train.place import REPORT, Place, choose_checkpoint
 from torchstone.train.progress import Pace, Progress
 from torchstone.train.result import TrainResult, perplexity
+from torchstone.train.saving import Keeping
 from torchstone.train.signals import SignalWatch
 from torchstone.train.snapshot import restore_snapshot
 from torchstone.train.step import Recipe
@@ -190,18 +191,30 @@ def _engine(
         ),
         pace=pace,
         progress=progress,
-        keeping=Keeping(
-            run_dir=folder.path,
-            config_hash=config.hash,
-            model=subject.model,
-            keep_last=config.train.keep_last,
-        ),
+        keeping=_keeping(config, subject, folder),
         log_row=writer.log,
         flush_rows=writer.flush,
         hooks=hooks,
         max_time_s=config.train.max_time_s,
         patience=_patience(config, subject),
         watch=watch,
+    )
+
+
+def _keeping(config: Resolved, subject: Subject, folder: RunFolder) -> Keeping:
+    loop = config.train
+    if loop.keep_best != type(loop).model_fields["keep_best"].default and subject.validation is None:
+        raise ConfigError(
+            "train.keep_best has no effect without validation data",
+            next="give validation data, or take the key out",
+        )
+    return Keeping(
+        run_dir=folder.path,
+        config_hash=config.hash,
+        model=subject.model,
+        keep_last=loop.keep_last,
+        keep_best=loop.keep_best,
+        async_save=loop.async_save,
     )
 
 

@@ -61,6 +61,9 @@ class CheckpointInfo:
     path: Path
     is_best: bool
     seconds: float
+    """From the end of the step until the checkpoint was complete."""
+    blocked_s: float = 0.0
+    """Part of it for which training stood still."""
 
 
 @dataclass(frozen=True, kw_only=True)

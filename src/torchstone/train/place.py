@@ -25,7 +25,14 @@ from torchstone.train.config import SECTIONS
 from torchstone.train.result import TrainResult
 
 REPORT = "report.json"
-NEUTRAL = ("train.max_time_s", "train.keep_last", "tracking.run_name", "tracking.dashboard")
+NEUTRAL = (
+    "train.max_time_s",
+    "train.keep_last",
+    "train.keep_best",
+    "train.async_save",
+    "tracking.run_name",
+    "tracking.dashboard",
+)
 """Keys that change when a run stops, what it is called or shown as, but not a bit of what it computes."""
 
 

@@ -95,5 +95,14 @@ class Pace:
             return step % self.checkpoint_every == 0
         return step % (self.steps_per_epoch * self.checkpoint_every_epochs) == 0
 
+    def saves_at_most(self, done: int) -> int:
+        """Checkpoints that may still be written after step `done`: planned, best so far, or at a stop."""
+        left = self.total_steps - done
+        if left <= 0:
+            return 0
+        saving = self.checkpoint_every or self.steps_per_epoch * self.checkpoint_every_epochs
+        validating = self.eval_every or self.steps_per_epoch
+        return min(left, left // saving + left // validating + 2)
+
     def logs(self, step: int) -> bool:
         return step % self.log_every == 0 or step == self.total_steps or step == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from torchstone._errors import ModelError, UsageError
 from torchstone._seeds import restore_rng, rng_state
 from torchstone.tracking.buffers import restore_buffers, unlisted_buffers
 from torchstone.tracking.checkpoint import Checkpoint, write_checkpoint
+from torchstone.tracking.state_file import map_tensors, memory_of
 from torchstone.train.progress import Progress
 
 
@@ -26,12 +27,14 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What a checkpoint of `step` holds. Its tensors are the live ones until `private_copy`."""
+    """What a checkpoint of `step` holds. Its tensors are the live ones, except in a `private_copy`."""
 
     step: int
     tensors: Mapping[str, Tensor]
     """The model's state dict, tied entries under all their names."""
     state: Mapping[str, Any]
+    arriving: Sequence[torch.cuda.Event] = ()
+    """Copies from a device that may still be under way; wait for these before reading."""
 
 
 def take_snapshot(
@@ -54,6 +57,36 @@ def take_snapshot(
     return Snapshot(step=progress.step, tensors=tensors, state=state)
 
 
+def private_copy(snapshot: Snapshot) -> Snapshot:
+    """The same on the host, in memory of its own; tensors that share memory share it again.
+
+    From a CUDA device the copies go through pinned memory in the order of the current stream, so what is
+    queued after them (the next update) cannot change them, and nobody waits here.
+    """
+    copies: dict[tuple[Any, ...], Tensor] = {}
+    devices: set[torch.device] = set()
+
+    def copied(tensor: Tensor) -> Tensor:
+        place = memory_of(tensor)
+        if place not in copies:
+            copies[place] = _on_host(tensor.detach())
+            if tensor.is_cuda:
+                devices.add(tensor.device)
+        return copies[place]
+
+    tensors = {name: copied(tensor) for name, tensor in snapshot.tensors.items()}
+    state = map_tensors(dict(snapshot.state), copied)
+    arriving = [torch.cuda.current_stream(device).record_event() for device in devices]
+    return Snapshot(step=snapshot.step, tensors=tensors, state=state, arriving=arriving)
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    if tensor.is_cuda:
+        pinned = torch.empty_like(tensor, device="cpu", pin_memory=True)
+        return pinned.copy_(tensor, non_blocking=True)
+    return tensor.clone() if tensor.device.type == "cpu" else tensor.cpu()
+
+
 def save_snapshot(
     checkpoints: Path,
     module: nn.Module,
@@ -72,6 +105,8 @@ def save_snapshot(
 def write_snapshot(
     checkpoints: Path, snapshot: Snapshot, *, config_hash: str, model: Mapping[str, Any]
 ) -> Path:
+    for copying in snapshot.arriving:
+        copying.synchronize()
     progress = snapshot.state["progress"]
     validated = progress["evaluated_step"] == snapshot.step
     return write_checkpoint(

@@ -109,6 +109,10 @@ class TrainingConfig:
     checkpoint_every: int | None = _key("train.checkpoint_every")
     save_every_n_epochs: int = _key("train.checkpoint_every_epochs")
     keep_last: int = _key("train.keep_last")
+    keep_best: int = _key("train.keep_best")
+    keep_best_only: bool = _key("train.keep_last", default=False)
+    """True: beside the best only the newest, which a resume needs (keep_last=1)."""
+    async_save: bool | None = _key("train.async_save")
     # Tracking
     run_name: str | None = _key("tracking.run_name")
     log_every: int = _key("tracking.log_every")
@@ -116,7 +120,6 @@ class TrainingConfig:
     notes: str = _key("tracking.notes")
 
     # Known from older systems, without effect in this version.
-    keep_best_only: bool = _no_effect(False, "the best and the newest checkpoints are kept; see keep_last")
     compile_mode: str | None = _no_effect(None, "torch.compile is not part of this version")
     compile_fullgraph: bool = _no_effect(False, "torch.compile is not part of this version")
     compile_dynamic: bool = _no_effect(True, "torch.compile is not part of this version")
@@ -200,6 +203,8 @@ class TrainingConfig:
             key, value = field.metadata.get("key"), getattr(self, field.name)
             if key is None or key.startswith("job.") or _plain(value) == _plain(field.default):
                 continue
+            if field.name == "keep_best_only":
+                value = 1
             if key == "train.precision":
                 value = self._precision(field.name, value, problems)
             if field.metadata["fallback"] and self.run_name is not None:

@@ -174,8 +174,10 @@ def test_decoder_inputs_are_shifted_labels() -> None:
 
 @pytest.mark.parametrize("kind", LOSSES.names())
 def test_shapes_that_do_not_fit_are_told(kind: str) -> None:
+    rule, labels = LOSSES.get(kind), torch.zeros(2, 5, dtype=torch.long)
+    batch = {"labels": labels} if "labels" in rule.labels else dict.fromkeys(rule.labels, labels)
     with pytest.raises(DataError, match="do not fit"):
-        loss_sum(LOSSES.get(kind), torch.zeros(2, 3, 7), {"labels": torch.zeros(2, 5, dtype=torch.long)})
+        loss_sum(rule, torch.zeros(2, 3, 7), batch)
     with pytest.raises(DataError, match="no labels"):
         LOSSES.get(kind).count({"input_ids": torch.zeros(1, 2)})
 

@@ -243,7 +243,12 @@ ENCODERS = [
     _record("bert", "encoder", "BertConfig", "BertModel", _ENCODER, "encoder"),
     _record("bert-cls", "classification", "BertConfig", "BertForSequenceClassification", _ENCODER, "encoder"),
     _record(
-        "bert-token-cls", "classification", "BertConfig", "BertForTokenClassification", _ENCODER, "encoder"
+        "bert-token-cls",
+        "token-classification",
+        "BertConfig",
+        "BertForTokenClassification",
+        _ENCODER,
+        "encoder",
     ),
     _record(
         "roberta-mlm",

@@ -86,7 +86,7 @@ def _spec(kind: str, facts: ModelFacts) -> TaskSpec:
     return TaskSpec(
         kind=kind,
         vocab_size=facts.vocab_size,
-        num_classes=facts.num_classes if kind == "classification" else None,
+        num_classes=facts.num_classes if kind in ("classification", "token-classification") else None,
         max_length=facts.max_seq_len,
         pad_token_id=facts.pad_token_id,
     )

@@ -20,9 +20,9 @@ _HEADS = (
     ("LMHeadModel", "causal-lm"),
     ("ForMaskedLM", "masked-lm"),
     ("ForSequenceClassification", "classification"),
-    ("ForTokenClassification", "classification"),
+    ("ForTokenClassification", "token-classification"),
     ("ForMultipleChoice", "classification"),
-    ("ForQuestionAnswering", "classification"),
+    ("ForQuestionAnswering", "question-answering"),
     ("ForNextSentencePrediction", "classification"),
     ("ForSeq2SeqLM", "seq2seq"),
     ("ForImageClassification", "vision"),
@@ -50,7 +50,7 @@ def guess_task(module: nn.Module, signature: Signature, facts: ModelFacts, behav
         return TaskGuess("multimodal", True, ("ids and audio come in",))
     if signature.has("audio"):
         return TaskGuess("audio", True, ("audio comes in",))
-    if said == "classification":
+    if said in ("classification", "token-classification", "question-answering"):
         return TaskGuess(said, True, ("its head says so",))
     pair = signature.has("decoder_ids") or any(
         "decoder" in each.natural for each in signature.of_role("embeddings") if each.required

@@ -94,7 +94,14 @@ def read_stream(context: Context, probe: Probe, length: int, rows: int) -> Strea
 
 def has_decoder(context: Context) -> bool:
     """Whether the order of interest is that of a decoder with its own input."""
-    plain = ("encoder", "classification", "masked-lm", "regression")
+    plain = (
+        "encoder",
+        "classification",
+        "token-classification",
+        "question-answering",
+        "masked-lm",
+        "regression",
+    )
     return bool(context.signature.has("decoder_ids")) and context.task.kind not in plain
 
 

@@ -8,6 +8,7 @@ Nothing here computes. A field of None means: the model or the data will tell.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torchstone._errors import UsageError
@@ -18,6 +19,8 @@ KINDS = (
     "masked-lm",
     "encoder",
     "classification",
+    "token-classification",
+    "question-answering",
     "seq2seq",
     "vision",
     "audio",
@@ -34,12 +37,24 @@ ALIASES = {
     "fill-mask": "masked-lm",
     "text-classification": "classification",
     "sequence-classification": "classification",
+    "ner": "token-classification",
+    "qa": "question-answering",
+    "extractive-question-answering": "question-answering",
     "translation": "seq2seq",
     "summarization": "seq2seq",
     "vision-classification": "vision",
     "image-classification": "vision",
 }
-TEXT_KINDS = ("causal-lm", "masked-lm", "encoder", "classification", "seq2seq", "regression")
+TEXT_KINDS = (
+    "causal-lm",
+    "masked-lm",
+    "encoder",
+    "classification",
+    "token-classification",
+    "question-answering",
+    "seq2seq",
+    "regression",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +75,8 @@ class TaskSpec:
     num_channels: int | None = None
     """Channels of an image or a spectrogram."""
     pad_token_id: int | None = None
+    class_weights: tuple[float, ...] | None = None
+    """What a target of each class counts for; None: all the same."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -72,8 +89,23 @@ class TaskSpec:
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise UsageError(f"{field}={value} is too small for a task", why="a size is at least 1")
+        self._require_weights()
         if not self.name:
             object.__setattr__(self, "name", self.kind)
+
+    def _require_weights(self) -> None:
+        weights = self.class_weights
+        if weights is None:
+            return
+        if self.kind not in ("classification", "token-classification", "vision"):
+            raise UsageError(f"class_weights has no effect on the task {self.kind}", why="it has no classes")
+        if self.num_classes is not None and len(weights) != self.num_classes:
+            raise UsageError(f"{len(weights)} class weights do not fit {self.num_classes} classes")
+        if not all(0 <= each < math.inf for each in weights) or not any(weights):
+            raise UsageError(
+                f"class_weights={weights} cannot be used",
+                why="weights are finite, none is negative, and one at least is positive",
+            )
 
     @property
     def is_text(self) -> bool:

@@ -36,6 +36,13 @@ class LoopConfig(Section):
     precision: str = knob(
         "fp32", help="Number format of the forward pass (autocast).", choices=("fp32", "bf16")
     )
+    loss_chunk: int | None = knob(
+        None,
+        help="Make a language model's loss in chunks of so many tokens, which saves the memory of logits; "
+        "0: chunks of 64 MiB of logits, where a micro-batch has more than 256 MiB; None: all at once.",
+        unit="tokens",
+        ge=0,
+    )
     random_seed: int = knob(42, help="Seed of initialisation, order and dropout.", ge=0)
     deterministic: bool = knob(False, help="Refuse operations without a deterministic form.")
     eval_every: int | None = knob(

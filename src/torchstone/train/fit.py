@@ -18,7 +18,7 @@ from torch import nn
 
 from torchstone._errors import ConfigError, EnvironmentProblem, TorchstoneError, TryAgain
 from torchstone._files import write_json
-from torchstone._seeds import seed_everything
+from torchstone._seeds import preserved_rng, seed_everything
 from torchstone.config.resolve import Resolved
 from torchstone.data.task import TaskSpec
 from torchstone.optim.registry import build_optimizer
@@ -28,6 +28,7 @@ from torchstone.tracking.environment import snapshot
 from torchstone.tracking.run_folder import RunFolder
 from torchstone.tracking.store import Store, default_store
 from torchstone.tracking.writer import MetricWriter
+from torchstone.train.chunked_loss import chunk_of
 from torchstone.train.engine import Batches, Ending, Engine
 from torchstone.train.hooks import EndInfo, Hooks, StartInfo
 from torchstone.train.losses import LOSSES, Batch, SpecialIds
@@ -38,6 +39,7 @@ from torchstone.train.result import TrainResult, perplexity
 from torchstone.train.saving import Keeping
 from torchstone.train.signals import SignalWatch
 from torchstone.train.snapshot import restore_snapshot
+from torchstone.train.split_head import choose_split
 from torchstone.train.step import Recipe
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class Subject:
 
 def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[object] = ()) -> TrainResult:
     """Train `subject` in `place`. A signal or the clock gives a result with status interrupted."""
+    _refuse_without_effect(config, subject)
     # From the first file written to the last, a signal is noted and obeyed where nothing can tear.
     with SignalWatch() as watch:
         folder = _enter(place, config, subject)
@@ -174,7 +177,11 @@ def _engine(
         subject.ids,
         subject.device,
         task.num_classes if task.num_classes is not None else task.vocab_size,
+        class_weights=task.class_weights,
+        model_config=subject.model.get("config"),
+        notes=subject.notes,
     )
+    _cut_loss(objective, subject, config)
     pace = pace_of(subject, config)
     validation = subject.validation
     return Engine(
@@ -196,7 +203,7 @@ def _engine(
         flush_rows=writer.flush,
         hooks=hooks,
         max_time_s=config.train.max_time_s,
-        patience=_patience(config, subject),
+        patience=config.train.early_stopping_patience,
         watch=watch,
     )
 
@@ -228,14 +235,40 @@ def autocast_of(precision: str, device: torch.device) -> Callable[[], Any]:
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def _patience(config: Resolved, subject: Subject) -> int | None:
-    patience: int | None = config.train.early_stopping_patience
-    if patience is not None and subject.validation is None:
+def _refuse_without_effect(config: Resolved, subject: Subject) -> None:
+    """Wishes that this model or this data cannot fulfil, before the first file is written."""
+    if config.train.early_stopping_patience is not None and subject.validation is None:
         raise ConfigError(
             "train.early_stopping_patience has no effect without validation data",
             next="give validation data, or take the key out",
         )
-    return patience
+    if config.train.loss_chunk is not None and not LOSSES.get(subject.task.kind).has_perplexity:
+        raise ConfigError(
+            f"train.loss_chunk has no effect on the task {subject.task.kind}",
+            why="only the logits over a vocabulary are worth being cut",
+            next="take the key out",
+        )
+
+
+def _cut_loss(objective: ModelObjective, subject: Subject, config: Resolved) -> None:
+    """Make the loss by the chunk, where that is wanted and worth it."""
+    if config.train.loss_chunk is None:
+        return
+    with preserved_rng():
+        batch = next((batch for batch, _ in PreparedBatches(subject.batches, objective)), None)
+    if batch is None:
+        return  # the loop tells that there is nothing
+    vocab_size = subject.task.vocab_size or 1
+    chunk = chunk_of(config.train.loss_chunk, batch.labels["labels"].numel(), vocab_size)
+    if chunk is None:
+        log.info("the logits of a micro-batch are small: train.loss_chunk=0 leaves the loss whole")
+        return
+    autocast = autocast_of(config.train.precision, subject.device)
+    objective.split, why_not = choose_split(subject.module, objective, batch, chunk, autocast)
+    if why_not:
+        note = f"the loss is made in chunks from whole logits, not from hidden states: {why_not}"
+        log.warning(note)
+        subject.notes.append(note)
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -327,7 +360,7 @@ def _result(
 
 
 def _with_perplexity(row: dict[str, Any], task: TaskSpec) -> dict[str, Any]:
-    if task.kind not in ("causal-lm", "masked-lm", "seq2seq"):
+    if not LOSSES.get(task.kind).has_perplexity:
         return dict(row)
     return row | {
         f"{split}/perplexity": perplexity(row[f"{split}/loss"])

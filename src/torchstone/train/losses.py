@@ -54,25 +54,49 @@ class LossRule:
     """Targets in a batch, known before the forward pass."""
     prepare: Callable[[Batch, SpecialIds, torch.Generator | None], Batch] | None = None
     """What has to happen to a batch first: hide tokens, shift decoder inputs."""
+    read: Callable[[Any], Tensor | None] | None = None
+    """What of the model's raw output is scored; None: its logits."""
+    labels: tuple[str, ...] = ("labels",)
+    """Entries of a batch that are compared with; the model is not shown them."""
+    is_squared: bool = False
+    """Squared error instead of a cross entropy."""
+    has_perplexity: bool = False
+    """Whether exp(loss) means something: the targets are tokens."""
 
 
 LOSSES: Registry[LossRule] = Registry("task")
 
 
-def loss_sum(rule: LossRule, logits: Tensor, batch: Batch) -> Tensor:
-    """Sum of the losses over the targets that count, in at least float32."""
+def loss_sum(rule: LossRule, logits: Tensor, batch: Batch, class_weights: Tensor | None = None) -> Tensor:
+    """Sum of the losses over the targets that count, in at least float32.
+
+    `class_weights` (K,) multiplies the loss of each target by the weight of its class. The mean is over the
+    targets, as in Keras; torch's own weighted mean divides by the weights of the batch, which would make
+    the gradient depend on how the data is cut into batches.
+    """
     aligned, targets = rule.align(logits, batch)
     # 16-bit logits lose the small differences that the log-sum-exp is made of.
     aligned = aligned if aligned.dtype == torch.float64 else aligned.float()
+    if rule.is_squared:
+        return F.mse_loss(aligned, targets.to(aligned.dtype), reduction="sum")
+    weights = None if class_weights is None else class_weights.to(aligned)
     if targets.is_floating_point():
-        return F.binary_cross_entropy_with_logits(aligned, targets.to(aligned.dtype), reduction="sum")
+        return F.binary_cross_entropy_with_logits(
+            aligned, targets.to(aligned.dtype), weight=weights, reduction="sum"
+        )
     return F.cross_entropy(
-        aligned.reshape(-1, aligned.shape[-1]), targets.reshape(-1), ignore_index=IGNORED, reduction="sum"
+        aligned.reshape(-1, aligned.shape[-1]),
+        targets.reshape(-1),
+        weight=weights,
+        ignore_index=IGNORED,
+        reduction="sum",
     )
 
 
-def num_correct(rule: LossRule, logits: Tensor, batch: Batch) -> Tensor:
-    """How many of the counted targets the most likely class hits."""
+def num_correct(rule: LossRule, logits: Tensor, batch: Batch) -> Tensor | None:
+    """How many of the counted targets the most likely class hits; None where there are no classes."""
+    if rule.is_squared:
+        return None
     aligned, targets = rule.align(logits, batch)
     if targets.is_floating_point():
         return ((aligned > 0) == (targets > 0.5)).sum()
@@ -112,6 +136,7 @@ LOSSES.add(
         source="Bengio et al. 2003",
         align=_align_causal,
         count=_count_causal,
+        has_perplexity=True,
     )
 )
 
@@ -164,6 +189,7 @@ LOSSES.add(
         align=_align_same_positions,
         count=_count_labels,
         prepare=hide_tokens,
+        has_perplexity=True,
     )
 )
 
@@ -195,6 +221,7 @@ LOSSES.add(
         align=_align_same_positions,
         count=_count_labels,
         prepare=shift_decoder_inputs,
+        has_perplexity=True,
     )
 )
 
@@ -230,6 +257,15 @@ LOSSES.add(
         count=_count_labels,
     )
 )
+LOSSES.add(
+    LossRule(
+        name="token-classification",
+        summary="one class per token; -100 marks pieces of words that do not count",
+        source="Devlin et al. 2018, arXiv:1810.04805, section 5.3",
+        align=_align_same_positions,
+        count=_count_labels,
+    )
+)
 
 
 def _align_vision(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -245,6 +281,88 @@ LOSSES.add(
         source="cross entropy",
         align=_align_vision,
         count=_count_labels,
+    )
+)
+
+
+# --- question answering -------------------------------------------------------------------------
+
+POSITIONS = ("start_positions", "end_positions")
+
+
+def _read_span(raw: Any) -> Tensor | None:
+    """Start and end logits of an extractive head, one beside the other: (B, 2, T)."""
+    start, end = getattr(raw, "start_logits", None), getattr(raw, "end_logits", None)
+    if not isinstance(start, Tensor) or not isinstance(end, Tensor):
+        return None
+    return torch.stack([start, end], dim=1)
+
+
+def _span_targets(batch: Batch, num_tokens: int) -> Int[Tensor, "B 2"]:
+    """Places outside the text (an answer that was cut away) do not count."""
+    absent = [name for name in POSITIONS if batch.get(name) is None]
+    if absent:
+        raise DataError(
+            f"the batch has no labels: {' and '.join(absent)} is missing",
+            where=f"keys of the batch: {', '.join(batch)}",
+            next="give the first and the last token of each answer",
+        )
+    targets = torch.stack([batch[name].reshape(-1) for name in POSITIONS], dim=1)
+    return targets.where((targets >= 0) & (targets < num_tokens), IGNORED)
+
+
+def _align_span(logits: Float[Tensor, "B 2 T"], batch: Batch) -> tuple[Tensor, Tensor]:
+    targets = _span_targets(batch, logits.shape[-1])
+    if logits.ndim != 3 or logits.shape[:2] != targets.shape:
+        raise DataError(
+            "logits and answers do not fit together",
+            where=f"logits {tuple(logits.shape)}, answers {tuple(targets.shape)}",
+            why="expected logits of start and end, (B, 2, T), and as many answers",
+        )
+    return logits, targets
+
+
+def _count_span(batch: Batch) -> int:
+    ids = batch.get("input_ids")
+    return _num_counted(_span_targets(batch, ids.shape[1] if isinstance(ids, Tensor) else 1 << 62))
+
+
+LOSSES.add(
+    LossRule(
+        name="question-answering",
+        summary="the first and the last token of the answer in a text; two targets per example",
+        source="Devlin et al. 2018, arXiv:1810.04805, section 4.2",
+        align=_align_span,
+        count=_count_span,
+        read=_read_span,
+        labels=POSITIONS,
+    )
+)
+
+# --- regression ---------------------------------------------------------------------------------
+
+
+def _align_values(values: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    labels = _labels(batch)
+    if values.ndim == labels.ndim + 1 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.shape != labels.shape:
+        raise DataError(
+            "outputs and labels do not fit together",
+            where=f"outputs {tuple(values.shape)}, labels {tuple(labels.shape)}",
+            why="expected one number per label",
+        )
+    return values, labels
+
+
+LOSSES.add(
+    LossRule(
+        name="regression",
+        summary="numbers instead of classes: the squared error",
+        source="least squares",
+        align=_align_values,
+        count=lambda batch: _labels(batch).numel(),
+        is_squared=True,
     )
 )
 

@@ -6,7 +6,8 @@ targets (so that no device has to be asked), and moves the tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,12 @@ import torch
 from torch import Tensor
 
 from torchstone._errors import DataError, ModelError
+from torchstone.train.auxiliary import Auxiliary, find_auxiliary, is_withheld
 from torchstone.train.losses import Batch, LossRule, SpecialIds, loss_sum, num_correct
+from torchstone.train.split_head import Split, left_out
 from torchstone.train.validation import Observer
+
+log = logging.getLogger(__name__)
 
 VALIDATION_SEED = 0
 """Validation hides the same tokens each time, so that its curve is of the model alone."""
@@ -42,6 +47,10 @@ class ModelObjective:
         ids: SpecialIds | None = None,
         device: torch.device | str = "cpu",
         num_outputs: int | None = None,
+        *,
+        class_weights: Sequence[float] | None = None,
+        model_config: Mapping[str, Any] | None = None,
+        notes: list[str] | None = None,
     ) -> None:
         self.forward = forward
         self.rule = rule
@@ -49,6 +58,15 @@ class ModelObjective:
         self.device = torch.device(device)
         self.num_outputs = num_outputs
         """Classes or tokens that are scored; recognises a main tensor that nobody calls logits."""
+        self.class_weights = (
+            None if class_weights is None else torch.tensor(class_weights, device=self.device)
+        )
+        self.split: Split | None = None
+        """How the loss is made by the chunk; None: from all logits at once."""
+        self._model_config = model_config or {}
+        self._notes = [] if notes is None else notes
+        self._auxiliary: Auxiliary | None = None
+        self._looked_for_auxiliary = False
 
     def prepare(self, batch: Batch, generator: torch.Generator | None = None) -> Prepared:
         if self.rule.prepare is not None:
@@ -57,44 +75,102 @@ class ModelObjective:
         if self.device.type != "cpu":
             self._refuse_bad_ids(batch)  # a CPU says so itself; a GPU would die of it
             batch = {name: _moved(value, self.device) for name, value in batch.items()}
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        inputs = {name: value for name, value in batch.items() if name not in self.rule.labels}
         return Prepared(inputs, batch, targets)
 
     def count(self, batch: Prepared) -> int:
         return batch.targets
 
     def loss_sum(self, batch: Prepared) -> Tensor:
-        try:
-            return loss_sum(self.rule, self._logits(batch), batch.labels)
-        except IndexError:
-            self._refuse_bad_ids(batch.labels)
-            raise
+        return self.measure(batch, only_loss=True)["loss"]
 
-    def measure(self, batch: Prepared, observe: Observer | None = None) -> dict[str, Tensor]:
-        logits = self._logits(batch)
+    def measure(
+        self, batch: Prepared, observe: Observer | None = None, *, only_loss: bool = False
+    ) -> dict[str, Tensor]:
+        try:
+            measured, output = self._measured(batch, observe, only_loss)
+        except IndexError as error:
+            self._refuse_bad_ids(batch.labels)
+            if str(error).startswith("Target"):
+                raise DataError(
+                    "a label names a class that the model does not have",
+                    why=str(error),
+                    next="give the model as many classes as the data has, or correct the labels",
+                ) from error
+            raise
+        if torch.is_grad_enabled():  # the model's own terms belong to training
+            term = self._auxiliary_loss(output)
+            if term is not None:
+                measured["loss"] = measured["loss"] + term * batch.targets
+        return measured
+
+    def _measured(
+        self, batch: Prepared, observe: Observer | None, only_loss: bool
+    ) -> tuple[dict[str, Tensor], Any]:
+        if self.split is not None and observe is None:
+            given, output = self.hidden(batch) if self.split.head is not None else self.logits(batch)
+            aligned, targets = self.rule.align(given, batch.labels)
+            loss, correct = self.split.scores(aligned, targets)
+            return {"loss": loss, "accuracy": correct}, output
+        logits, output = self.logits(batch)
         if observe is not None:
             observe(logits, batch.labels)
-        return {
-            "loss": loss_sum(self.rule, logits, batch.labels),
-            "accuracy": num_correct(self.rule, logits, batch.labels),
-        }
+        measured = {"loss": loss_sum(self.rule, logits, batch.labels, self.class_weights)}
+        if not only_loss:
+            correct_or_none = num_correct(self.rule, logits, batch.labels)
+            if correct_or_none is not None:
+                measured["accuracy"] = correct_or_none
+        return measured, output
 
-    def _logits(self, batch: Prepared) -> Tensor:
+    def hidden(self, batch: Prepared) -> tuple[Tensor, Any]:
+        """What goes into the head, and the output that the model gives without it."""
+        assert self.split is not None and self.split.head is not None
+        with left_out(self.split.head) as seen:
+            output = self.forward(**batch.inputs)
+        return seen[-1], output
+
+    def logits(self, batch: Prepared) -> tuple[Tensor, Any]:
+        """What is scored, and the output that it was read from."""
         output = self.forward(**batch.inputs)
         if isinstance(output, Tensor):
-            return output
-        if output.logits is not None:
-            logits: Tensor = output.logits
-            return logits
+            return output, output
+        if self.rule.read is not None:
+            read = self.rule.read(output.raw)
+            if read is not None:
+                return read, output
+        elif output.logits is not None:
+            return output.logits, output
         main: Tensor | None = output.main
-        if main is not None and self.num_outputs is not None and main.shape[-1] == self.num_outputs:
-            return main
+        wanted = 1 if self.rule.is_squared else self.num_outputs
+        if main is not None and self.rule.read is None and wanted is not None and main.shape[-1] == wanted:
+            return main, output
         raise ModelError(
             f"the model gives no logits, which the task {self.rule.name} is scored by",
             where="" if main is None else f"its output has shape {tuple(main.shape)}",
             why=f"{self.num_outputs or 'an unknown number of'} classes or tokens are to be told apart",
             next="train it with a head, or say what it is with a TaskSpec (num_classes, vocab_size)",
         )
+
+    def _auxiliary_loss(self, output: Any) -> Tensor | None:
+        raw = getattr(output, "raw", None)
+        if not self._looked_for_auxiliary:
+            self._looked_for_auxiliary = True
+            self._auxiliary = find_auxiliary(raw, self._model_config)
+            if self._auxiliary is not None:
+                self._note(
+                    f"train/loss includes the model's own {self._auxiliary.field} "
+                    f"x {self._auxiliary.coefficient:g}; val/loss does not"
+                )
+            elif is_withheld(raw, self._model_config):
+                self._note(
+                    "the model's config has a router loss that its output does not hold: it is not trained "
+                    "on (transformers: set config.output_router_logits=True)"
+                )
+        return None if self._auxiliary is None else self._auxiliary.of(raw)
+
+    def _note(self, text: str) -> None:
+        log.warning(text)
+        self._notes.append(text)
 
     def _refuse_bad_ids(self, batch: Batch) -> None:
         limit = self.ids.vocab_size

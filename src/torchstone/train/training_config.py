@@ -81,6 +81,7 @@ class TrainingConfig:
     """Another name of gradient_accumulation_steps."""
     early_stopping_patience: int | None = _key("train.early_stopping_patience")
     eval_every: int | None = _key("train.eval_every")
+    loss_chunk: int | None = _key("train.loss_chunk")
     precision: str | None = _key("train.precision", default=None)
     """fp32 (None) or bf16; '32', '32-true' and 'bf16-mixed' are other names of these."""
     use_amp: bool | None = _key("train.precision", default=None)

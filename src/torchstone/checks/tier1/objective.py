@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _CLASSES = 8
 _TOKEN_KINDS = ("causal-lm", "masked-lm", "seq2seq")
+_CLASS_KINDS = ("classification", "token-classification", "question-answering")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ def class_logits(context: Context, output: Output) -> Tensor | None:
             found = output.main
         return found if found is not None and found.dim() == 3 and found.is_floating_point() else None
     named = output.main_name == "logits" or (output.main_name == "tensor" and output.logits is not None)
-    if context.task.kind == "classification" or named:
+    if context.task.kind in _CLASS_KINDS or named:
         found = output.logits if output.logits is not None else output.main
         return found if found.dim() >= 2 and found.shape[-1] > 1 and found.is_floating_point() else None
     return None

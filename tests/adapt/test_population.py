@@ -19,6 +19,7 @@ def test_population_is_large_and_mixed() -> None:
         "masked-lm",
         "encoder",
         "classification",
+        "token-classification",
         "seq2seq",
         "vision",
         "audio",

@@ -20,6 +20,8 @@ An error says what happened, where, why, and the next command to type.
 
 from __future__ import annotations
 
+import errno
+
 
 class TorchstoneError(Exception):
     """Base of the tree: `what` happened, `where`, `why`, and what to type `next`."""
@@ -127,3 +129,20 @@ class Interrupted(TorchstoneError):
     def __init__(self, what: str, *, signal_number: int = 2, **details: str) -> None:
         super().__init__(what, **details)
         self.exit_code = 128 + signal_number
+
+
+_FULL = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT")}
+_SICK = {getattr(errno, name, None) for name in ("EIO", "EROFS", "EFBIG", "ESTALE", "ENXIO", "ENODEV")}
+
+
+def disk_trouble(error: BaseException) -> TryAgain | None:
+    """The error to show for one of the disk's, whoever met it; None for everything else."""
+    if not isinstance(error, OSError) or error.errno not in _FULL | _SICK:
+        return None
+    kind, what = (DiskFull, "no space left") if error.errno in _FULL else (TryAgain, "the disk does not work")
+    return kind(
+        what,
+        where=str(error.filename or ""),
+        why=error.strerror or str(error),
+        next="free or mend the disk and repeat the command; a training run goes on with --resume auto",
+    )

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from torchstone._errors import Interrupted, TorchstoneError
+from torchstone._errors import Interrupted, TorchstoneError, disk_trouble
 from torchstone._version import __version__
 from torchstone.cli import check, config, doctor, generate, runs, train
 from torchstone.cli.session import print_json
@@ -75,6 +75,9 @@ def run(arguments: Sequence[str]) -> int:
 
         return _report(OutOfMemory("out of memory", next="try a smaller batch or model"), as_json, verbose)
     except Exception as error:
+        trouble = disk_trouble(error)
+        if trouble is not None:
+            return _report(trouble, as_json, verbose)
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             return _report_usage(error, as_json)
         return _report_unexpected(error, as_json, verbose)

@@ -66,9 +66,7 @@ def train(
     Example:  torchstone train --defconfig quickstart --set train.epochs=2 --run-dir runs/q --resume auto
     """
     start_logging(quiet, verbose)
-    from torchstone.cli.settings import read_settings
-    from torchstone.cli.train_view import TrainView
-    from torchstone.train.run import TrainJob, run
+    from torchstone.train.signals import leave_at_once
 
     flags = {
         "model.target": target,
@@ -81,17 +79,28 @@ def train(
         "train.deterministic": True if deterministic else None,
         "train.random_seed": seed,
     }
-    settings = read_settings(config=config, defconfig=defconfig, assignments=set_ or [], flags=flags)
-    view = TrainView(quiet=quiet or as_json, sample_tokens=sample)
-    job = TrainJob(
-        settings, run_dir=run_dir, resume=resume, dry_run=dry_run, trust=trust, device=device, hooks=(view,)
-    )
-    with redirect_stdout(sys.stderr):  # what a model prints is not our result
-        result = run(job)
-    if as_json:
-        print_json(result.to_dict())
-    else:
-        view.show(result)
+    with leave_at_once():  # from here on: a signal may come while torch is being imported
+        from torchstone.cli.settings import read_settings
+        from torchstone.cli.train_view import TrainView
+        from torchstone.train.run import TrainJob, run
+
+        settings = read_settings(config=config, defconfig=defconfig, assignments=set_ or [], flags=flags)
+        view = TrainView(quiet=quiet or as_json, sample_tokens=sample)
+        job = TrainJob(
+            settings,
+            run_dir=run_dir,
+            resume=resume,
+            dry_run=dry_run,
+            trust=trust,
+            device=device,
+            hooks=(view,),
+        )
+        with redirect_stdout(sys.stderr):  # what a model prints is not our result
+            result = run(job)
+        if as_json:
+            print_json(result.to_dict())
+        else:
+            view.show(result)
     return result.exit_code
 
 

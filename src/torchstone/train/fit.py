@@ -6,6 +6,7 @@ Both doors, `run.py` (a job from the command line) and `trainer.py` (objects fro
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchstone._errors import ConfigError, EnvironmentProblem, TorchstoneError, TryAgain
+from torchstone._errors import (
+    ConfigError,
+    EnvironmentProblem,
+    TorchstoneError,
+    TryAgain,
+    disk_trouble,
+)
 from torchstone._files import write_json
 from torchstone._seeds import preserved_rng, seed_everything
 from torchstone.config.resolve import Resolved
@@ -37,7 +44,7 @@ from torchstone.train.place import REPORT, Place, choose_checkpoint
 from torchstone.train.progress import Pace, Progress
 from torchstone.train.result import TrainResult, perplexity
 from torchstone.train.saving import Keeping
-from torchstone.train.signals import SignalWatch
+from torchstone.train.signals import SignalWatch, exit_code_of
 from torchstone.train.snapshot import restore_snapshot
 from torchstone.train.split_head import choose_split
 from torchstone.train.step import Recipe
@@ -96,7 +103,9 @@ def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[obj
             # Last: a run killed before this line is resumed, and does again what is above it.
             folder.set_status(ending.status)
             _tell_end(engine, ending.status, ending.reason)
-            return result
+        if watch.received is not None:  # after the last step: all is done, but whoever sent it must see it
+            result = dataclasses.replace(result, exit_code=exit_code_of(watch.received))
+        return result
 
 
 def _close_row(store: Store, folder: RunFolder, status: str, result: TrainResult) -> None:
@@ -382,8 +391,9 @@ def _summary(result: TrainResult) -> dict[str, Any]:
 
 def _note_failure(engine: Engine, folder: RunFolder, store: Store, error: BaseException) -> None:
     """Record how the run ended; what goes wrong here must not hide the error itself."""
-    status = "interrupted" if isinstance(error, TryAgain | KeyboardInterrupt) else "failed"
-    told = error.to_dict() if isinstance(error, TorchstoneError) else {"what": repr(error)}
+    known = disk_trouble(error) or error
+    status = "interrupted" if isinstance(known, TryAgain | KeyboardInterrupt) else "failed"
+    told = known.to_dict() if isinstance(known, TorchstoneError) else {"what": repr(error)}
     try:
         store.finish_run(folder.run_id, status, {"steps": engine.progress.step, "error": told})
         folder.set_status(status)

@@ -48,15 +48,19 @@ class SignalWatch:
             self.received = signal.Signals(number)
 
 
+class _Leave(BaseException):
+    """No Exception: what is being imported must not take it for a failure of its own and go on."""
+
+
 @contextmanager
 def leave_at_once() -> Iterator[None]:
-    """Before a run has begun there is nothing to save: a signal ends the block with `Interrupted`."""
+    """Outside of a run nothing is at stake: a signal ends the block with `Interrupted`."""
+    received: list[signal.Signals] = []
 
     def leave(number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        error = Interrupted(f"stopped by {name} before training began", signal_number=number)
-        error.exit_code = exit_code_of(signal.Signals(number))
-        raise error
+        if not received:
+            received.append(signal.Signals(number))
+            raise _Leave
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -64,9 +68,18 @@ def leave_at_once() -> Iterator[None]:
     before = {each: signal.signal(each, leave) for each in WATCHED}
     try:
         yield
+    except BaseException:
+        if not received:
+            raise
     finally:
         for each, handler in before.items():
             signal.signal(each, handler if handler is not None else signal.SIG_DFL)
+    if received:
+        error = Interrupted(
+            f"stopped by {received[0].name} outside of training", signal_number=int(received[0])
+        )
+        error.exit_code = exit_code_of(received[0])
+        raise error
 
 
 def exit_code_of(received: signal.Signals) -> int:

@@ -243,7 +243,7 @@ def damage(path: Path) -> list[str]:
         manifest = read_json(path / MANIFEST)
         schema, files = manifest["schema"], manifest["files"]
         expected = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in files.items()}
-        int(manifest["step"])
+        step = int(manifest["step"])
         seal = manifest.get(SEAL)
     except FileNotFoundError:
         return [f"{MANIFEST} is missing"]
@@ -253,6 +253,8 @@ def damage(path: Path) -> list[str]:
         return [f"{MANIFEST} has schema {schema!r}, not {SCHEMA!r}"]
     if seal != seal_of(manifest) and (seal is not None or OLDER_STATE not in expected):
         return [f"{MANIFEST} has other content than was written"]
+    if (name := _NAME.fullmatch(path.name)) and int(name[1]) != step:
+        return [f"{MANIFEST} is that of step {step}"]
     needed = {WEIGHTS} | ({OLDER_STATE} if OLDER_STATE in expected else {STATE, STATE_TENSORS})
     if missing := needed - expected.keys():
         return [f"{MANIFEST} does not list {', '.join(sorted(missing))}"]

@@ -1,0 +1,61 @@
+"""`torchstone verify`: hash every file of a checkpoint or a run again. Exit 0 if all is as written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from torchstone._errors import UsageError
+from torchstone.cli.session import Json, Quiet, Verbose, console, print_json, start_logging
+
+
+def verify(
+    target: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT|RUN", help="A checkpoint folder, a run folder or a run id.")
+    ],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Prove that a checkpoint, or every checkpoint of a run, is what was written.
+
+    Example:  torchstone verify runs/first
+    """
+    start_logging(quiet, verbose)
+    from torchstone.tracking.verify import verify as verified
+
+    found = verified(_folder(target))
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        screen = console()
+        for each in found.checkpoints if not quiet else [c for c in found.checkpoints if c.problems]:
+            told = "; ".join(each.problems) or f"{each.num_bytes / 1e6:,.1f} MB"
+            screen.print(f"{each.status.upper():5} {Path(each.path).name:12} {told}", soft_wrap=True)
+        for problem in found.problems:
+            screen.print(f"FAIL  {problem}", soft_wrap=True)
+        if found.quarantined:
+            screen.print(f"      {found.quarantined} found bad earlier lie in checkpoints/quarantine")
+        screen.print(f"{found.verdict}: {found.path} ({found.seconds:.1f} s)", soft_wrap=True)
+    return 0 if found.verdict == "pass" else 1
+
+
+def _folder(target: str) -> Path:
+    path = Path(target).expanduser()
+    if path.exists():
+        return path
+    from torchstone.adapt.target import parse_target
+
+    try:
+        known = parse_target(target)
+    except UsageError:
+        known = None
+    if known is None or known.kind not in ("run", "checkpoint"):
+        raise UsageError(
+            f"{target} is no checkpoint and no run",
+            why="verify takes a checkpoint folder, a run folder or a run id",
+            next="torchstone runs list shows the runs that are known",
+        )
+    return Path(known.path)

@@ -20,7 +20,7 @@ def load_saved(target: Target, *, trust: bool | None, task: Any, seed: int) -> L
     """The model of a run or checkpoint folder with its weights."""
     from torchstone.adapt.load import load
 
-    checkpoint = _checkpoint(target)
+    checkpoint = checkpoint_of(target)
     record = checkpoint.model
     if not record.get("target"):
         raise ModelError(
@@ -46,7 +46,7 @@ def load_saved(target: Target, *, trust: bool | None, task: Any, seed: int) -> L
     return model
 
 
-def _checkpoint(target: Target) -> Checkpoint:
+def checkpoint_of(target: Target) -> Checkpoint:
     """The checkpoint named; of a run, its best one, else the newest that is whole."""
     from torchstone.tracking.checkpoint import newest_good, open_checkpoint
 

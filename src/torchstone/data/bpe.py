@@ -41,7 +41,7 @@ class BytePairTokenizer:
         self.vocab_size = max(vocabulary.values()) + 1
         self.pad_token_id: int | None = vocabulary[PAD]
         self.eos_token_id: int | None = vocabulary[EOS]
-        byte_of = _byte_of_character()
+        byte_of = byte_of_character()
         self._bytes_of_id = [b""] * self.vocab_size
         for token, token_id in vocabulary.items():
             if token not in (PAD, EOS):
@@ -71,6 +71,9 @@ class BytePairTokenizer:
             if not 0 <= each < self.vocab_size:
                 raise unknown_id(each, self.vocab_size)
         return text_of(b"".join(self._bytes_of_id[each] for each in ids))
+
+    def byte_lengths(self) -> list[int] | None:
+        return [len(each) for each in self._bytes_of_id]
 
     def save(self, folder: Path) -> None:
         """`tokenizer.json`, as other tools read it, and our description beside it."""
@@ -131,7 +134,7 @@ def _sample(texts: Iterable[str], num_bytes: int) -> Iterator[str]:
             return
 
 
-def _byte_of_character() -> dict[str, int]:
+def byte_of_character() -> dict[str, int]:
     """GPT-2's alphabet: printable Latin-1 bytes stand for themselves, the others for 256 and up."""
     itself = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in itself]

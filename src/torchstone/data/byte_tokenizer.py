@@ -31,6 +31,9 @@ class ByteTokenizer:
                 raise unknown_id(each, self.vocab_size)
         return text_of(bytes(each for each in ids if each < PAD))
 
+    def byte_lengths(self) -> list[int] | None:
+        return [1] * PAD + [0, 0]
+
     def save(self, folder: Path) -> None:
         describe(Path(folder), "bytes", {})
 

@@ -50,6 +50,10 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, without special tokens; bytes that are no text become U+FFFD."""
 
+    def byte_lengths(self) -> list[int] | None:
+        """Bytes of UTF-8 that each token stands for (marks stand for none); None where that depends on
+        the tokens around it."""
+
     def save(self, folder: Path) -> None: ...
 
 

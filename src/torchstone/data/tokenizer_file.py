@@ -7,12 +7,14 @@ pad and end-of-document are recognised among the file's own added tokens, and ar
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchstone._errors import DataError
 from torchstone._optional import require
+from torchstone.data.bpe import byte_of_character
 from torchstone.data.byte_tokenizer import unknown_id
 from torchstone.data.saved_tokenizer import describe
 
@@ -53,6 +55,21 @@ class FileTokenizer:
             if not 0 <= each < self.vocab_size:
                 raise unknown_id(each, self.vocab_size)
         return str(self._library.decode(list(ids), skip_special_tokens=True))
+
+    def byte_lengths(self) -> list[int] | None:
+        """Known where the file spells bytes (GPT-2's way) and changes no letter before."""
+        parts = json.loads(self._library.to_str())
+        if (parts["decoder"] or {}).get("type") != "ByteLevel" or parts["normalizer"] is not None:
+            return None
+        byte_of = byte_of_character()
+        added = self._library.get_added_tokens_decoder()
+        lengths = [0] * self.vocab_size
+        for token, token_id in self._library.get_vocab(with_added_tokens=True).items():
+            if token_id in added:
+                lengths[token_id] = 0 if added[token_id].special else len(token.encode())
+            else:
+                lengths[token_id] = sum(letter in byte_of for letter in token)
+        return lengths
 
     def save(self, folder: Path) -> None:
         describe(Path(folder), "file", {"tokenizer.json": self._library.to_str()})

@@ -10,7 +10,7 @@ from typing import Any
 from torchstone._errors import ConfigError, UsageError
 from torchstone.config.resolve import Resolved
 from torchstone.data.loader import Loader
-from torchstone.data.pack import pack
+from torchstone.data.pack import TokenBlocks, pack
 from torchstone.data.source import read_source
 from torchstone.data.task import TaskSpec
 from torchstone.data.tokenizer import Tokenizer, build_tokenizer
@@ -30,6 +30,8 @@ class Text:
     """None where no file is held out."""
     num_tokens: int
     """Of one epoch."""
+    held_out: TokenBlocks | None = None
+    """What `validation` gives batches of."""
 
 
 def read_text(
@@ -67,6 +69,7 @@ def read_text(
         ),
         validation=validation if held_out is not None else None,
         num_tokens=len(packed.train) * packed.train.sequence_length,
+        held_out=held_out,
     )
 
 

@@ -15,6 +15,7 @@ import typer
 from torchstone._errors import Interrupted, TorchstoneError, disk_trouble
 from torchstone._version import __version__
 from torchstone.cli import check, config, doctor, generate, runs, train, verify
+from torchstone.cli import eval as scoring
 from torchstone.cli.session import print_json
 
 EPILOG = "Start with:  torchstone check zoo:gpt-nano     What this machine offers:  torchstone doctor"
@@ -31,6 +32,7 @@ app.command("check", no_args_is_help=True)(check.check)
 app.command("train")(train.train)
 app.command("generate", no_args_is_help=True)(generate.generate)
 app.command("verify", no_args_is_help=True)(verify.verify)
+app.command("eval", no_args_is_help=True)(scoring.evaluate)
 app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")
 app.add_typer(runs.app, name="runs")

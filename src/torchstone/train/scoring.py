@@ -1,0 +1,129 @@
+"""What evaluation counts beside the means of a validation pass: per example, per byte, per class.
+
+It is an observer of `validate`: it sees the logits of each batch as they pass, and nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchstone.train.losses import IGNORED, LossRule, loss_sum, num_correct
+
+ByteCounter = Callable[[list[int], list[int]], int]
+"""(the token before, the targets) -> bytes that the targets stand for."""
+MOST_CLASSES = 1000
+"""A table of classes against classes is kept up to so many."""
+
+
+class Scores:
+    """Sums per example, bytes of the targets, and counts per class."""
+
+    def __init__(self, rule: LossRule, num_bytes: ByteCounter | None, by_class: bool) -> None:
+        self.rule = rule
+        self.num_bytes = num_bytes
+        self.by_class = by_class
+        self.losses: list[float] = []
+        self.correct: list[int] = []
+        self.targets: list[int] = []
+        self.bytes: list[int] = []
+        self.classes: ClassCounts | None = None
+
+    def observe(self, logits: Tensor, batch: dict[str, Any]) -> None:
+        for row in range(logits.shape[0]):
+            own = {name: _row(value, row, logits.shape[0]) for name, value in batch.items()}
+            self.losses.append(float(loss_sum(self.rule, logits[row : row + 1], own)))
+            self.correct.append(int(num_correct(self.rule, logits[row : row + 1], own)))
+            self.targets.append(self.rule.count(own))
+            if self.num_bytes is not None:
+                _, targets = self.rule.align(logits[row : row + 1], own)
+                before = own["labels"].reshape(-1)[:1] if self.rule.name == "causal-lm" else targets[:0]
+                self.bytes.append(self.num_bytes(_ids(before), _ids(targets)))
+        if self.by_class:
+            aligned, targets = self.rule.align(logits, batch)
+            if aligned.shape[-1] <= MOST_CLASSES:
+                self.classes = self.classes or ClassCounts(aligned.shape[-1])
+                self.classes.add(aligned, targets)
+
+
+def _row(value: Any, row: int, size: int) -> Any:
+    return value[row : row + 1] if isinstance(value, Tensor) and value.shape[:1] == (size,) else value
+
+
+def _ids(tokens: Tensor) -> list[int]:
+    ids: list[int] = tokens[tokens != IGNORED].reshape(-1).tolist()
+    return ids
+
+
+class ClassCounts:
+    """True and false positives and negatives of each class; one label per target, or several at once."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.right = torch.zeros(num_classes, dtype=torch.long)
+        self.said = torch.zeros(num_classes, dtype=torch.long)
+        self.true = torch.zeros(num_classes, dtype=torch.long)
+        self.exact: list[int] = []
+        """Of examples with several labels: whether all of them were met."""
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        """`logits` (..., K); `targets` (...) of class ids, or (..., K) of shares."""
+        size = logits.shape[-1]
+        if targets.is_floating_point():
+            said, true = (logits > 0).reshape(-1, size), (targets > 0.5).reshape(-1, size)
+            self.exact += [int(each) for each in (said == true).all(-1)]
+        else:
+            counted = targets != IGNORED
+            eye = torch.eye(size, dtype=torch.bool, device=logits.device)
+            said, true = eye[logits.argmax(-1)[counted]], eye[targets[counted]]
+        self.right += (said & true).sum(0).cpu()
+        self.said += said.sum(0).cpu()
+        self.true += true.sum(0).cpu()
+
+    @property
+    def per_class(self) -> list[dict[str, Any]]:
+        """Of each class that is true or was said somewhere."""
+        rows = []
+        for name, (right, said, true) in enumerate(
+            zip(self.right.tolist(), self.said.tolist(), self.true.tolist(), strict=True)
+        ):
+            if not said + true:
+                continue
+            rows.append(
+                {
+                    "class": name,
+                    "precision": right / said if said else 0.0,
+                    "recall": right / true if true else 0.0,
+                    "f1": 2 * right / (said + true),
+                    "support": true,
+                }
+            )
+        return rows
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Macro F1 is the plain mean over `per_class`."""
+        rows = self.per_class
+        found = {"macro_f1": sum(each["f1"] for each in rows) / max(len(rows), 1)}
+        if self.exact:
+            right, both = int(self.right.sum()), int((self.said + self.true).sum())
+            found |= {
+                "micro_f1": 2 * right / both if both else 0.0,
+                "exact_match": sum(self.exact) / len(self.exact),
+            }
+        return found
+
+
+def byte_counter(tokenizer: Any) -> tuple[ByteCounter, str]:
+    """How many bytes of text some target tokens stand for, and how that is known."""
+    lengths = tokenizer.byte_lengths() if hasattr(tokenizer, "byte_lengths") else None
+    if lengths is not None:
+        return lambda before, targets: sum(lengths[each] for each in targets), "bytes of each target token"
+
+    def decoded(before: list[int], targets: list[int]) -> int:
+        # Some decoders treat the first token of a text in a way of its own.
+        return len(tokenizer.decode(before + targets).encode()) - len(tokenizer.decode(before).encode())
+
+    return decoded, "bytes of the decoded targets"

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from torchstone.tracking.checkpoint import Checkpoint
 
 SPLITS = ("val", "train", "all")
-TEXT_KINDS = ("causal-lm", "masked-lm", "seq2seq")
+CLASS_KINDS = ("classification", "token-classification", "vision")
 LONGEST_DEFAULT_SEQUENCE = 1024
 """Tokens per block where neither the user nor a run says otherwise: the model's limit, at most this."""
 SAME = 1e-5
@@ -176,10 +176,9 @@ def _settings(job: EvalJob, home: Path | None, split: str, limit: int | None) ->
 
 def _compare(result: EvalResult, checkpoint: Checkpoint) -> None:
     """Hold the loss against what training wrote down at this step."""
-    progress = checkpoint.state().get("progress") or {}
-    if progress.get("evaluated_step") != checkpoint.step:
+    recorded = checkpoint.metrics.get("val/loss")
+    if recorded is None:
         return
-    recorded = float(progress["last_validation"]["val/loss"])
     difference = result.metrics["loss"] - recorded
     result.recorded = {"step": checkpoint.step, "val/loss": recorded, "difference": difference}
     if not abs(difference) <= SAME * max(1.0, abs(recorded)):
@@ -253,11 +252,14 @@ def _score(
         special_ids(task.kind, loaded.facts, tokenizer, loaded.config, packed=packed, notes=notes),
         device,
         task.num_classes if task.num_classes is not None else task.vocab_size,
+        class_weights=task.class_weights,
+        model_config=loaded.config,
+        notes=notes,
     )
     counter, how = (None, None)
     if tokenizer is not None and task.kind in ("causal-lm", "seq2seq"):
         counter, how = byte_counter(tokenizer)
-    scores = Scores(rule, counter, by_class=task.kind not in TEXT_KINDS)
+    scores = Scores(rule, counter, by_class=task.kind in CLASS_KINDS, weights=objective.class_weights)
 
     def batches() -> Iterator[Batch]:
         for done, (batch, _) in enumerate(loader):
@@ -273,7 +275,7 @@ def _score(
         observe=scores.observe,
     )
     assert means is not None
-    metrics, intervals, method = _summary(means, scores, _units(loader, tokenizer), task.kind in TEXT_KINDS)
+    metrics, intervals, method = _summary(means, scores, _units(loader, tokenizer), rule.has_perplexity)
     counts: dict[str, Any] = {"examples": len(scores.targets), "targets": sum(scores.targets)}
     if counter is not None:
         counts |= {"bytes": sum(scores.bytes), "bytes_are": how}

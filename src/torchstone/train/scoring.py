@@ -26,6 +26,7 @@ class Scores:
         self.rule = rule
         self.num_bytes = num_bytes
         self.by_class = by_class
+        self.weights = weights
         self.losses: list[float] = []
         self.correct: list[int] = []
         self.targets: list[int] = []
@@ -35,8 +36,9 @@ class Scores:
     def observe(self, logits: Tensor, batch: dict[str, Any]) -> None:
         for row in range(logits.shape[0]):
             own = {name: _row(value, row, logits.shape[0]) for name, value in batch.items()}
-            self.losses.append(float(loss_sum(self.rule, logits[row : row + 1], own)))
-            self.correct.append(int(num_correct(self.rule, logits[row : row + 1], own)))
+            self.losses.append(float(loss_sum(self.rule, logits[row : row + 1], own, self.weights)))
+            correct = num_correct(self.rule, logits[row : row + 1], own)
+            self.correct.append(0 if correct is None else int(correct))
             self.targets.append(self.rule.count(own))
             if self.num_bytes is not None:
                 _, targets = self.rule.align(logits[row : row + 1], own)

@@ -22,7 +22,9 @@ MOST_CLASSES = 1000
 class Scores:
     """Sums per example, bytes of the targets, and counts per class."""
 
-    def __init__(self, rule: LossRule, num_bytes: ByteCounter | None, by_class: bool) -> None:
+    def __init__(
+        self, rule: LossRule, num_bytes: ByteCounter | None, by_class: bool, weights: Tensor | None
+    ) -> None:
         self.rule = rule
         self.num_bytes = num_bytes
         self.by_class = by_class

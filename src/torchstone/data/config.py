@@ -9,7 +9,8 @@ class DataConfig(Section):
     """`data.*`"""
 
     source: str = knob(
-        "builtin:stdlib", help="Where the data comes from: builtin:stdlib, a file, a folder or a glob."
+        "builtin:stdlib",
+        help="Where the data comes from: builtin:stdlib, a file, a folder, a glob; .bin or .npy of ids.",
     )
     task: str = knob("auto", help="Task of the model: auto asks the model, else the name of a task.")
     tokenizer: str = knob(
@@ -20,6 +21,11 @@ class DataConfig(Section):
     )
     sequence_length: int | None = knob(
         None, help="Tokens per example; None takes the model's limit, at most 128.", unit="tokens", ge=2
+    )
+    token_dtype: str | None = knob(
+        None,
+        help="Type of the ids in a source that is a .bin file of tokens; None: uint16.",
+        choices=("uint16", "uint32"),
     )
     validation_split: float = knob(
         0.1, help="Share of the files kept for validation.", unit="fraction", ge=0.0, le=0.5

@@ -3,8 +3,8 @@
     as_dataset([torch.tensor([5, 6, 7]), torch.tensor([8, 9])], task=TaskSpec.language_modeling())
     as_dataset(torch_dataset, task=TaskSpec.vision())
 
-Taken are lists of tensors, torch datasets, and iterables of dictionaries or (input, label) pairs. Texts are
-not tokenised here.
+Taken are lists of tensors, torch datasets, and iterables of dictionaries or (input, label) pairs; an input
+may be an image file. Texts are not tokenised here.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ from torch import Tensor
 
 from torchstone._errors import DataError
 from torchstone.data.collate import PadCollator
+from torchstone.data.image import is_image, read_image
 from torchstone.data.task import TaskSpec
 
 Batch = dict[str, Tensor]
 Collate = Callable[[Sequence[dict[str, Tensor]]], Batch]
 
 ALIASES = {"label": "labels", "label_ids": "labels"}
+WIDENED = (torch.uint16, torch.uint32, torch.uint64, torch.int16)
+"""Types of ids that no embedding takes."""
+IMAGE_NAMES = ("image", "img")
 
 
 class Dataset(Protocol):
@@ -58,7 +62,7 @@ class ExampleDataset:
             raw = self._examples[index]
         except Exception as problem:
             raise _broken(index, problem) from problem
-        return to_example(raw, index)
+        return to_example(raw, index, self._task)
 
 
 def as_dataset(data: Any, task: TaskSpec | None = None, collate: Collate | None = None) -> Dataset:
@@ -86,26 +90,36 @@ def as_dataset(data: Any, task: TaskSpec | None = None, collate: Collate | None 
     )
 
 
-def to_example(raw: Any, index: int) -> dict[str, Tensor]:
-    """One example under natural names; `index` is for the error."""
+def to_example(raw: Any, index: int, task: TaskSpec | None = None) -> dict[str, Tensor]:
+    """One example under natural names; `index` is for the error, `task` for the size of images."""
     if isinstance(raw, Mapping):
         return {
-            ALIASES.get(str(name), str(name)): _tensor(value, index, str(name))
+            _natural(str(name), value): _values(value, index, str(name), task)
             for name, value in raw.items()
             if value is not None
         }
     if isinstance(raw, tuple) and len(raw) == 2:
-        values = _tensor(raw[0], index, "the input")
+        values = _values(raw[0], index, "the input", task)
         return {_name_of(values): values, "labels": _tensor(raw[1], index, "labels")}
     if isinstance(raw, tuple) and len(raw) == 1:
         raw = raw[0]
-    values = _tensor(raw, index, "the input")
+    values = _values(raw, index, "the input", task)
     return {_name_of(values): values}
+
+
+def _natural(name: str, value: Any) -> str:
+    if name in IMAGE_NAMES:
+        return "pixel_values"
+    return ALIASES.get(name, name)
+
+
+def _values(value: Any, index: int, name: str, task: TaskSpec | None) -> Tensor:
+    return read_image(value, task, f"example {index}") if is_image(value) else _tensor(value, index, name)
 
 
 def _tensor(value: Any, index: int, name: str) -> Tensor:
     if isinstance(value, Tensor):
-        return value
+        return value.long() if value.dtype in WIDENED else value
     if isinstance(value, str):
         raise DataError(
             f"example {index}: {name} is a text",
@@ -116,7 +130,9 @@ def _tensor(value: Any, index: int, name: str) -> Tensor:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as problem:
         raise DataError(f"example {index}: {name} is no array of numbers", why=str(problem)) from None
-    # Lists of Python floats become fp64, which no model takes.
+    # Lists of Python floats become fp64, which no model takes; ids on disk are as narrow as they can be.
+    if tensor.dtype in WIDENED:
+        return tensor.long()
     return tensor.float() if tensor.dtype == torch.float64 else tensor
 
 

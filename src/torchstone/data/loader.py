@@ -12,20 +12,17 @@ over, so looking at a first batch costs nothing. Files, tokens and padding are n
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from torchstone._errors import ConfigError, DataError
-from torchstone.data.collate import IGNORED_LABEL
 from torchstone.data.dataset import Batch, Dataset
+from torchstone.data.known_values import require_known_values
 from torchstone.data.task import TaskSpec
 
 State = dict[str, Any]
-
-ID_FIELDS = ("input_ids", "decoder_input_ids")
-LM_KINDS = ("causal-lm", "masked-lm", "seq2seq")
 
 
 class Loader:
@@ -70,7 +67,7 @@ class Loader:
         while consumed < self.num_examples:
             indices = order[consumed : consumed + self.batch_size].tolist()
             batch = self.dataset.batch(indices)
-            self._require_known_values(batch, indices)
+            require_known_values(batch, self.task, partial(_name_row, indices))
             consumed += len(indices)
             yield batch, self._state(epoch, consumed)
         self.epoch, self._consumed = epoch + 1, 0
@@ -110,33 +107,6 @@ class Loader:
             "dataset": self.dataset.fingerprint,
         }
 
-    def _require_known_values(self, batch: Batch, indices: Sequence[int]) -> None:
-        if self.task is None:
-            return
-        if self.task.vocab_size is not None:
-            for name in ID_FIELDS:
-                if name in batch:
-                    _require_range(
-                        batch[name], self.task.vocab_size, f"{name}: token id", "vocabulary", indices
-                    )
-        if "labels" in batch and not batch["labels"].is_floating_point():
-            limit = self.task.vocab_size if self.task.kind in LM_KINDS else self.task.num_classes
-            if limit is not None:
-                real = batch["labels"].masked_fill(batch["labels"] == IGNORED_LABEL, 0)
-                _require_range(real, limit, "labels: value", "range of the labels", indices)
 
-
-def _require_range(values: Tensor, limit: int, what: str, which: str, indices: Sequence[int]) -> None:
-    if not values.numel():
-        return
-    low, high = (int(each) for each in values.aminmax())
-    if low >= 0 and high < limit:
-        return
-    wrong = low if low < 0 else high
-    row = int((values == wrong).nonzero()[0, 0])
-    raise DataError(
-        f"{what} {wrong} is outside the {which}",
-        where=f"example {indices[row]}",
-        why=f"allowed is 0 to {limit - 1}",
-        next="use the tokenizer that belongs to the model, or a model with more rows",
-    )
+def _name_row(indices: Sequence[int], row: int) -> str:
+    return f"example {indices[row]}"

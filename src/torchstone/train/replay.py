@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from torchstone._errors import DataError
+from torchstone._errors import DataError, TorchstoneError
 from torchstone._seeds import restore_rng, rng_state
 from torchstone.data.dataset import to_example
+from torchstone.data.known_values import require_known_values
 from torchstone.data.task import TaskSpec
 
 
@@ -50,14 +51,14 @@ class ReplayedLoader:
         if start is not None:
             restore_rng(start)
         start = rng_state()
-        batches = iter(self.loader)
+        batches = self._begin()
         for number in range(len(self)):
             if number < skip:
-                next(batches)
+                self._next(batches, number)
                 if number + 1 == skip:
                     restore_rng(after)
                 continue
-            batch = self._named(next(batches), number)
+            batch = self._named(self._next(batches, number), number)
             last = number + 1 == len(self)
             yield batch, self._state(epoch + last, 0 if last else number + 1, None if last else start)
         self.epoch = epoch + 1
@@ -80,9 +81,53 @@ class ReplayedLoader:
     def _named(self, raw: Any, number: int) -> dict[str, Tensor]:
         if isinstance(raw, list):  # the default collate makes lists of tuples
             raw = tuple(raw)
-        batch = dict(raw) if isinstance(raw, Mapping) else to_example(raw, number)
+        batch = dict(raw) if isinstance(raw, Mapping) else to_example(raw, number, self.task)
         if self.task.kind in ("causal-lm", "masked-lm") and "labels" not in batch:
             labels = batch["input_ids"].clone()
             mask = batch.get("attention_mask")
             batch["labels"] = labels if mask is None else labels.masked_fill(mask == 0, -100)
-        return {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+        batch = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+        require_known_values(batch, self.task, lambda row: f"batch {number}, row {row}")
+        return batch
+
+    def _begin(self) -> Iterator[Any]:
+        try:
+            return iter(self.loader)
+        except Exception as problem:
+            raise _failed(0, problem) from problem
+
+    def _next(self, batches: Iterator[Any], number: int) -> Any:
+        try:
+            return next(batches)
+        except StopIteration:
+            raise DataError(
+                f"the DataLoader ended after {number} batches",
+                why=f"it promised {len(self)} by its length",
+                next="correct the __len__ of its sampler or dataset",
+            ) from None
+        except Exception as problem:
+            raise _failed(number, problem) from problem
+
+
+def _failed(number: int, problem: Exception) -> Exception:
+    """The error of a DataLoader as ours; what torchstone raised in a dataset stays what it is."""
+    if isinstance(problem, TorchstoneError | MemoryError):
+        return problem
+    text = str(problem).strip()
+    if "DataLoader worker" in text and ("exited unexpectedly" in text or "is killed by signal" in text):
+        return DataError(
+            f"a worker of the DataLoader died before batch {number}",
+            why=text.splitlines()[0],
+            next="num_workers=0 shows the error itself; a worker that is killed had too little memory",
+        )
+    # What a worker raised comes with its traceback as text; its last line is the error.
+    last = text.splitlines()[-1] if text else ""
+    said = last if last.startswith(type(problem).__name__) else f"{type(problem).__name__}: {last}"
+    ragged = "equal size" in text or "same size" in text
+    return DataError(
+        f"the DataLoader failed at batch {number}",
+        why=said,
+        next="give it a collate_fn that pads, or pass the dataset itself, which is padded here"
+        if ragged
+        else "",
+    )

@@ -15,6 +15,7 @@ from torchstone.config.resolve import Resolved
 from torchstone.train.result import TrainResult
 
 if TYPE_CHECKING:
+    from torchstone.data.task import TaskSpec
     from torchstone.train.fit import Subject
     from torchstone.train.place import Place
 
@@ -90,8 +91,8 @@ def prepare(job: TrainJob) -> Subject:
         batches=text.batches,
         validation=text.validation,
         device=device,
-        save_extras=lambda folder: text.tokenizer.save(folder / "tokenizer"),
-        sampler=sampler(loaded.adapter, text.tokenizer, device) if task.kind == "causal-lm" else None,
+        save_extras=saver(text.tokenizer),
+        sampler=sampler(loaded.adapter, text.tokenizer, device) if can_sample(task, text.tokenizer) else None,
         notes=notes,
         num_tokens=text.num_tokens,
     )
@@ -109,6 +110,23 @@ def model_record(loaded: Any, overrides: dict[str, Any] | None = None) -> dict[s
         "fingerprint": loaded.fingerprint,
         "task": loaded.task.kind,
     }
+
+
+def saver(tokenizer: Any) -> Callable[[Path], None] | None:
+    """Keep a tokenizer of ours with the run; another kind is the user's to keep."""
+    if not callable(getattr(tokenizer, "save", None)) or not hasattr(tokenizer, "fingerprint"):
+        return None
+    return lambda folder: tokenizer.save(folder / "tokenizer")
+
+
+def can_sample(task: TaskSpec, tokenizer: Any) -> bool:
+    """Whether the model writes text that the tokenizer can show."""
+    return (
+        task.kind == "causal-lm"
+        and hasattr(tokenizer, "eos_token_id")
+        and callable(getattr(tokenizer, "encode", None))
+        and callable(getattr(tokenizer, "decode", None))
+    )
 
 
 def sampler(adapter: Any, tokenizer: Any, device: Any) -> Callable[[int, str | None], str]:

@@ -1,4 +1,4 @@
-"""A text source as training and validation batches: read, tokenise, pack, load."""
+"""A source as training and validation batches: text is read, tokenised, packed; files of ids are mapped."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 
 from torchstone._errors import ConfigError, UsageError
 from torchstone.config.resolve import Resolved
+from torchstone.data.byte_tokenizer import ByteTokenizer
 from torchstone.data.loader import Loader
 from torchstone.data.pack import TokenBlocks, pack
 from torchstone.data.source import read_source
 from torchstone.data.task import TaskSpec
-from torchstone.data.tokenizer import Tokenizer, build_tokenizer
+from torchstone.data.token_file import blocks_of_array, is_token_file, open_split
+from torchstone.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from torchstone.train.losses import Batch
 
 LONGEST_DEFAULT_SEQUENCE = 128
@@ -24,7 +26,8 @@ LONGEST_DEFAULT_SEQUENCE = 128
 class Text:
     """Batches of one source, and the tokenizer that made them."""
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
+    """None: the source holds ids, and nobody said what they stand for."""
     batches: Loader
     validation: Callable[[], Iterable[Batch]] | None
     """None where no file is held out."""
@@ -43,7 +46,7 @@ def read_text(
     cache_dir: Path | None = None,
 ) -> Text:
     """The source that `data.source` names, for a model with these facts."""
-    data, loop = config.data, config.train
+    data = config.data
     if task.kind not in ("causal-lm", "masked-lm"):
         raise UsageError(
             f"text alone does not train a model for {task.kind}",
@@ -51,11 +54,29 @@ def read_text(
             why="its examples need labels",
             next="use torchstone.Trainer with a dataset, or --task causal-lm if it is a language model",
         )
+    length = sequence_length(data.sequence_length, facts.max_seq_len)
+    if is_token_file(data.source):
+        return _text(config, task, _named_tokenizer(config, tokenizer), *_token_blocks(config, length))
+    if data.token_dtype is not None:
+        raise ConfigError(
+            f"data.token_dtype has no effect on data.source={data.source}",
+            why="only a .bin file of token ids does not say what it holds",
+            next="take the key out",
+        )
     corpus = read_source(data.source, data)
     tokenizer = tokenizer or build_tokenizer(data, corpus, facts.vocab_size, cache_dir)
-    length = sequence_length(data.sequence_length, facts.max_seq_len)
     packed = pack(corpus, tokenizer, length, cache_dir=cache_dir)
-    held_out = packed.val
+    return _text(config, task, tokenizer, packed.train, packed.val)
+
+
+def _text(
+    config: Resolved,
+    task: TaskSpec,
+    tokenizer: Tokenizer | None,
+    train: TokenBlocks,
+    held_out: TokenBlocks | None,
+) -> Text:
+    data, loop = config.data, config.train
 
     def validation() -> Iterable[Batch]:
         assert held_out is not None
@@ -65,12 +86,33 @@ def read_text(
     return Text(
         tokenizer=tokenizer,
         batches=Loader(
-            packed.train, loop.batch_size, loop.random_seed, task=task, max_samples=data.max_train_samples
+            train, loop.batch_size, loop.random_seed, task=task, max_samples=data.max_train_samples
         ),
         validation=validation if held_out is not None else None,
-        num_tokens=len(packed.train) * packed.train.sequence_length,
+        num_tokens=len(train) * train.sequence_length,
         held_out=held_out,
     )
+
+
+def _token_blocks(config: Resolved, length: int) -> tuple[TokenBlocks, TokenBlocks | None]:
+    data = config.data
+    useless = [name for name in ("tokenizer_vocab_size", "max_bytes") if getattr(data, name) is not None]
+    if useless or data.split_seed:
+        raise ConfigError(
+            f"data.{(useless or ['split_seed'])[0]} has no effect on a file of token ids",
+            where=f"data.source = {data.source}",
+            next="take the key out; data.max_train_samples limits what is used",
+        )
+    train, val = open_split(data.source, data.token_dtype, data.validation_split)
+    return blocks_of_array(train, length), None if val is None else blocks_of_array(val, length)
+
+
+def _named_tokenizer(config: Resolved, tokenizer: Tokenizer | None) -> Tokenizer | None:
+    """What the ids stand for, where that is said; it only serves to show text."""
+    named = config.data.tokenizer
+    if tokenizer is not None or named == "auto":
+        return tokenizer
+    return ByteTokenizer() if named == "bytes" else load_tokenizer(Path(named))
 
 
 def sequence_length(wanted: int | None, limit: int | None) -> int:

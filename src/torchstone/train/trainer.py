@@ -19,7 +19,7 @@ from torch import nn
 from torchstone._errors import ConfigError, UsageError
 from torchstone.adapt.adapter import Adapter
 from torchstone.adapt.load import LoadedModel, load
-from torchstone.data.dataset import as_dataset
+from torchstone.data.door import open_data
 from torchstone.data.loader import Loader
 from torchstone.data.task import TaskSpec
 from torchstone.train.fit import Subject, choose_device, fit
@@ -27,7 +27,7 @@ from torchstone.train.losses import LOSSES, Batch
 from torchstone.train.place import find_place
 from torchstone.train.replay import ReplayedLoader, is_loader
 from torchstone.train.result import Stopped, TrainResult
-from torchstone.train.run import model_record, sampler
+from torchstone.train.run import can_sample, model_record, sampler, saver
 from torchstone.train.special_ids import special_ids
 from torchstone.train.text import read_text
 from torchstone.train.training_config import TrainingConfig
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from torchstone.config.resolve import Resolved
 
 __all__ = ["TrainResult", "Trainer"]
+
+CLASS_KINDS = ("classification", "token-classification", "vision")
 
 SIZES = {
     "vocab_size": ("vocab_size",),
@@ -82,22 +84,28 @@ class Trainer:
     def task(self) -> TaskSpec:
         """What the user said, completed by what the model tells."""
         said, found = self._task or self.loaded.task, self.loaded.facts
+        has_classes = said.kind in CLASS_KINDS
         return dataclasses.replace(
             said,
             vocab_size=said.vocab_size or found.vocab_size,
             pad_token_id=said.pad_token_id if said.pad_token_id is not None else found.pad_token_id,
+            max_length=said.max_length or found.max_seq_len,
+            num_classes=said.num_classes or (found.num_classes if has_classes else None),
         )
 
     def train(
         self, train_data: Any, val_data: Any = None, *, resume: str | Path | None = None
     ) -> TrainResult:
-        """Train on `train_data`: a dataset, a list of tensors, a DataLoader, or the name of a text source.
+        """Train on `train_data`: a torch or Hugging Face dataset, a DataLoader, a list of tensors or texts,
+        an array or memory map of token ids, or the name of a source (text, or a .bin or .npy file of ids).
 
         Without `val_data` nothing is validated; no part of the training data is taken away for it.
         `resume` is "never", "auto" (goes on in config.checkpoint_dir) or a checkpoint. A signal raises
         `Stopped` with the state saved; `max_time_s` ends with status interrupted.
         """
         config = self.config.resolved()
+        if isinstance(train_data, Path):
+            train_data = str(train_data)
         if isinstance(train_data, str):
             config = config.with_values({"data.source": train_data}, source="train_data")
         wanted = resume if resume is not None else self.config.resume_from_checkpoint or "never"
@@ -113,6 +121,7 @@ class Trainer:
     def _subject(self, train_data: Any, val_data: Any, config: Resolved) -> Subject:
         loaded, task = self.loaded, self.task
         LOSSES.get(task.kind)
+        _require_classes(task, loaded)
         notes, tokenizer = list(loaded.notes), self.tokenizer
         if isinstance(train_data, str):
             text = read_text(config, task, loaded.facts, tokenizer=tokenizer)
@@ -124,9 +133,8 @@ class Trainer:
                     next="pass both as datasets, or leave val_data out",
                 )
         else:
-            self._refuse_data_keys()
-            batches = self._batches(train_data, config, shuffle=True, limit=config.data.max_train_samples)
-            validation = self._validation(val_data, config)
+            batches = self._batches(train_data, config, notes, shuffle=True)
+            validation = self._validation(val_data, config, notes)
         if validation is None:
             notes.append("no validation data: only the training loss is measured")
         return Subject(
@@ -145,15 +153,17 @@ class Trainer:
             batches=batches,
             validation=validation,
             device=self.device,
-            save_extras=_saver(tokenizer),
-            sampler=sampler(loaded.adapter, tokenizer, self.device) if _can_sample(task, tokenizer) else None,
+            save_extras=saver(tokenizer),
+            sampler=sampler(loaded.adapter, tokenizer, self.device) if can_sample(task, tokenizer) else None,
             notes=notes,
         )
 
-    def _validation(self, data: Any, config: Resolved) -> Callable[[], Iterable[Batch]] | None:
+    def _validation(
+        self, data: Any, config: Resolved, notes: list[str]
+    ) -> Callable[[], Iterable[Batch]] | None:
         if data is None:
             return None
-        held_out = self._batches(data, config, shuffle=False, limit=config.data.max_val_samples)
+        held_out = self._batches(data, config, notes, shuffle=False)
         start = held_out.state()
 
         def batches() -> Iterable[Batch]:
@@ -162,18 +172,30 @@ class Trainer:
 
         return batches
 
-    def _batches(self, data: Any, config: Resolved, *, shuffle: bool, limit: int | None) -> Any:
+    def _batches(self, data: Any, config: Resolved, notes: list[str], *, shuffle: bool) -> Any:
+        limit = config.data.max_train_samples if shuffle else config.data.max_val_samples
         if is_loader(data):
+            self._refuse_data_keys(takes_length=False)
             if limit is not None:
                 raise ConfigError(
                     "max_train_samples and max_val_samples have no effect on a DataLoader",
                     next="give the dataset itself, or a smaller DataLoader",
                 )
             return ReplayedLoader(data, self.task)
-        dataset = as_dataset(data, self.task, self.collator)
+        opened = open_data(
+            data,
+            self.task,
+            tokenizer=self.tokenizer,
+            sequence_length=config.data.sequence_length,
+            collate=self.collator,
+            notes=notes,
+        )
+        self._refuse_data_keys(takes_length=opened.takes_length)
+        if len(opened.dataset) == 1:
+            notes.append(f"the {'training' if shuffle else 'validation'} data is a single example")
         loop = config.train
         return Loader(
-            dataset,
+            opened.dataset,
             loop.batch_size,
             loop.random_seed,
             shuffle=shuffle,
@@ -181,9 +203,10 @@ class Trainer:
             task=self.task,
         )
 
-    def _refuse_data_keys(self) -> None:
+    def _refuse_data_keys(self, *, takes_length: bool) -> None:
         """Keys that steer how a source is read have no effect on data that is given."""
-        useless = {"dataset_name", "sequence_length", "validation_split"} & self.config.set_fields()
+        keys = {"dataset_name", "validation_split"} | (set() if takes_length else {"sequence_length"})
+        useless = keys & self.config.set_fields()
         if useless:
             raise ConfigError(
                 f"{', '.join(sorted(useless))} has no effect on data that is passed in",
@@ -212,6 +235,18 @@ def _load(
     return loaded
 
 
+def _require_classes(task: TaskSpec, loaded: LoadedModel) -> None:
+    """A label beyond the model's classes would be found only when its batch comes."""
+    known = loaded.facts.num_classes
+    if task.kind not in CLASS_KINDS or known is None or (task.num_classes or 0) <= known:
+        return
+    raise UsageError(
+        f"the task has {task.num_classes} classes and the model tells {known} apart",
+        where=loaded.class_name,
+        next=f"give the model {task.num_classes} classes, or say TaskSpec(num_classes={known})",
+    )
+
+
 def _require_sizes(loaded: LoadedModel, config: TrainingConfig) -> None:
     """A built model keeps its sizes; a field that says otherwise would be ignored, so it is refused."""
     wrong = []
@@ -230,22 +265,6 @@ def _require_sizes(loaded: LoadedModel, config: TrainingConfig) -> None:
             why="; ".join(wrong),
             next="leave them out (the model tells them), or give a TARGET instead of a module",
         )
-
-
-def _saver(tokenizer: Any) -> Callable[[Path], None] | None:
-    """Keep a tokenizer of ours with the run; another kind is the user's to keep."""
-    if not callable(getattr(tokenizer, "save", None)) or not hasattr(tokenizer, "fingerprint"):
-        return None
-    return lambda folder: tokenizer.save(folder / "tokenizer")
-
-
-def _can_sample(task: TaskSpec, tokenizer: Any) -> bool:
-    return (
-        task.kind == "causal-lm"
-        and hasattr(tokenizer, "eos_token_id")
-        and callable(getattr(tokenizer, "encode", None))
-        and callable(getattr(tokenizer, "decode", None))
-    )
 
 
 def _as_list(hooks: Sequence[object] | object | None) -> Sequence[object]:

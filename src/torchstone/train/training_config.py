@@ -100,6 +100,7 @@ class TrainingConfig:
     task_name: str = _key("data.task")
     dataset_name: str = _key("data.source")
     sequence_length: int | None = _key("data.sequence_length")
+    token_dtype: str | None = _key("data.token_dtype")
     validation_split: float = _key("data.validation_split")
     max_train_samples: int | None = _key("data.max_train_samples")
     max_val_samples: int | None = _key("data.max_val_samples")

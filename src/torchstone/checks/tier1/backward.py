@@ -135,7 +135,7 @@ def cutting_module(module: nn.Module, run: Callable[[], Any]) -> str | None:
     """The innermost module whose answer lost its gradient although its inputs or weights had one."""
     from torch.utils._pytree import tree_leaves
 
-    from torchstone.checks.tier1.stack import state_of
+    from torchstone.adapt.stack import state_of
 
     found: list[str] = []
     handles = []

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from torchstone.checks.tier1.stack import Siblings, sibling_groups
+from torchstone.adapt.stack import Siblings, sibling_groups
 
 
 @dataclass(frozen=True)

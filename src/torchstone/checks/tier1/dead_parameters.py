@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from torchstone._seeds import seed_everything
+from torchstone.adapt.stack import Siblings, sibling_groups, stacks_of, traced
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.tier1.backward import influence, owners, shake
 from torchstone.checks.tier1.bypass import Bypass, bypassed
 from torchstone.checks.tier1.objective import answers, spread
 from torchstone.checks.tier1.settled import settle
-from torchstone.checks.tier1.stack import Siblings, sibling_groups, stacks_of, traced
 
 if TYPE_CHECKING:
     from torchstone.checks.context import Batch, Context

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from torchstone.checks.tier1.stack import state_of
+from torchstone.adapt.stack import state_of
 
 
 def all_finite(tensors: list[Tensor]) -> bool:

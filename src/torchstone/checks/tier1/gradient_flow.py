@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
+from torchstone.adapt.stack import stacks_of
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.tier1.backward import Backward, backward, cutting_module, influence, owners, small_step
 from torchstone.checks.tier1.finite import first_bad_module
 from torchstone.checks.tier1.settled import settle
-from torchstone.checks.tier1.stack import stacks_of
 
 if TYPE_CHECKING:
     from torchstone.checks.context import Batch, Context

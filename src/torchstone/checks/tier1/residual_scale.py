@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from torchstone._seeds import seed_everything
+from torchstone.adapt.stack import Siblings, stacks_of, traced
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.tier1.objective import objective
 from torchstone.checks.tier1.settled import settle
-from torchstone.checks.tier1.stack import Siblings, stacks_of, traced
 
 if TYPE_CHECKING:
     from torchstone.checks.context import Context

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from torchstone.adapt.stack import traced
 from torchstone.checks.registry import CHECKS, Check
-from torchstone.checks.tier1.stack import traced
 
 if TYPE_CHECKING:
     from torchstone.checks.context import Context

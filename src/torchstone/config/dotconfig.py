@@ -224,8 +224,11 @@ def _suggest_symbol(name: str, symbols: Symbols) -> str:
     full = name.upper() if name.upper().startswith(PREFIX) else PREFIX + name.upper()
     # The common prefix would make all symbols alike.
     switches = {each.removeprefix(PREFIX): each for each in symbols.members}
-    near = get_close_matches(full.removeprefix(PREFIX), switches, n=1, cutoff=0.85)
-    return f"did you mean {switches[near[0]]!r}?" if near else suggest_symbol(full, keys)
+    settings = [symbol_of(key).removeprefix(PREFIX) for key in keys]
+    near = get_close_matches(full.removeprefix(PREFIX), [*settings, *switches], n=1, cutoff=0.85)
+    if near and near[0] not in settings:
+        return f"did you mean {switches[near[0]]!r}?"
+    return suggest_symbol(full, keys)
 
 
 def _symbol(line: str) -> str:

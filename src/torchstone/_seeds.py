@@ -53,6 +53,25 @@ def restore_rng(state: dict[str, Any]) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
+def torch_rng_state(device: Any) -> dict[str, Any]:
+    """The generators of torch that a forward pass on `device` draws from; cheap enough for every step."""
+    import torch
+
+    state = {"torch": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_torch_rng(state: dict[str, Any], device: Any) -> None:
+    """Put back what `torch_rng_state` took."""
+    import torch
+
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
 @contextmanager
 def preserved_rng(seed: int | None = None) -> Iterator[None]:
     """Run a block (seeded if asked) and leave every generator as it was."""

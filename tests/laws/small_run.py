@@ -24,6 +24,7 @@ from torchstone.train.progress import Pace, Progress
 from torchstone.train.saving import Keeping
 from torchstone.train.snapshot import restore_snapshot
 from torchstone.train.step import Recipe
+from torchstone.train.update import Gradients, HostUpdate
 
 VOCABULARY = 17
 
@@ -128,7 +129,7 @@ def small_engine(
         learning_rate=lambda step: learning_rate_at(step, pace.total_steps, optim),
         batches=PreparedBatches(loader, objective),
         validation=lambda: validation_batches((batch for batch, _ in fresh(validation)), objective),
-        recipe=Recipe(list(module.parameters()), 1.0, precision),
+        recipe=Recipe(HostUpdate(Gradients(list(module.parameters()), 1.0)), precision),
         pace=pace,
         progress=progress,
         keeping=keeping,

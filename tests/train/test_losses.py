@@ -17,6 +17,7 @@ from torchstone._errors import DataError, ModelError
 from torchstone.train.losses import LOSSES, Batch, SpecialIds, loss_sum, num_correct
 from torchstone.train.objective import ModelObjective
 from torchstone.train.step import Recipe, train_step
+from torchstone.train.update import Gradients, HostUpdate
 
 CAUSAL = LOSSES.get("causal-lm")
 
@@ -40,10 +41,13 @@ def gradients(batches: Sequence[Batch], max_grad_norm: float | None = None) -> t
     before = [parameter.detach().clone() for parameter in module.parameters()]
     objective = ModelObjective(module, CAUSAL)
     optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
-    recipe = Recipe(list(module.parameters()), max_grad_norm, contextlib.nullcontext)
+    update = HostUpdate(Gradients(list(module.parameters()), max_grad_norm))
+    recipe = Recipe(update, contextlib.nullcontext)
     outcome = train_step([objective.prepare(batch) for batch in batches], objective, optimizer, 1.0, recipe)
-    assert outcome.applied
-    return outcome.loss, [old - new.detach() for old, new in zip(before, module.parameters(), strict=True)]
+    assert outcome.update.made
+    return outcome.total("loss") / outcome.targets, [
+        old - new.detach() for old, new in zip(before, module.parameters(), strict=True)
+    ]
 
 
 @settings(max_examples=25, deadline=None)

@@ -108,7 +108,9 @@ def test_run_folder_and_store(tmp_path: Path) -> None:
     assert keys == {
         "train/loss",
         "train/learning_rate",
+        "train/accuracy",
         "train/grad_norm",
+        "train/grad_norm_clipped",
         "train/tokens_per_s",
         "val/loss",
         "val/accuracy",
@@ -378,8 +380,8 @@ def test_keys_without_effect_are_refused(tmp_path: Path) -> None:
         trainer(tmp_path, d_model=64)
     with pytest.raises(ConfigError, match="validation_split has no effect"):
         trainer(tmp_path, validation_split=0.3).train(sequences(4))
-    with pytest.raises(ConfigError, match="compile_mode"):
-        trainer(tmp_path, compile_mode="default")
+    with pytest.raises(ConfigError, match="wandb_project"):
+        trainer(tmp_path, wandb_project="mine")
     assert not (tmp_path / "run").exists()
 
 

@@ -78,8 +78,8 @@ def test_all_mistakes_are_told_at_once() -> None:
         warmup_ratio=2.0,
         d_model=10,
         num_heads=3,
-        compile_mode="default",
-        precision="16-mixed",
+        wandb_project="mine",
+        precision="16-true",
         weight_decay=float("nan"),
     )
     with pytest.raises(ConfigError) as caught:
@@ -91,8 +91,8 @@ def test_all_mistakes_are_told_at_once() -> None:
         "batch_size",
         "warmup_ratio",
         "num_heads=3",
-        "compile_mode",
-        "16-mixed",
+        "wandb_project",
+        "16-true",
         "weight_decay",
     ):
         assert name in text, name
@@ -108,8 +108,6 @@ def test_learning_rates_that_are_none(value: object) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("compile_mode", "default"),
-        ("compile_fullgraph", True),
         ("strategy", "ddp"),
         ("devices", 2),
         ("num_nodes", 2),

@@ -12,5 +12,11 @@ class TrackingConfig(Section):
     log_every: int = knob(
         1, help="Store metrics every so many optimizer steps.", unit="optimizer steps", ge=1
     )
+    layers_every: int | None = knob(
+        None,
+        help="Store gradient and weight norms of each layer every so many steps; None: never.",
+        unit="optimizer steps",
+        ge=1,
+    )
     dashboard: bool = knob(True, help="Draw the dashboard when a run ends.")
     notes: str = knob("", help="Free text kept with the run.", cosmetic=True)

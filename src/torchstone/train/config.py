@@ -34,7 +34,43 @@ class LoopConfig(Section):
         None, help="Stop with the state saved after this long.", unit="seconds", gt=0.0
     )
     precision: str = knob(
-        "fp32", help="Number format of the forward pass (autocast).", choices=("fp32", "bf16")
+        "fp32",
+        help="Number format of the forward pass; fp16 scales its gradients, tf32 needs a GPU.",
+        choices=("fp32", "tf32", "bf16", "fp16"),
+    )
+    compile: str = knob(
+        "none",
+        help="torch.compile mode of the model; falls back to none, with the reason, where it cannot.",
+        choices=("none", "default", "reduce-overhead", "max-autotune"),
+    )
+    compile_fullgraph: bool = knob(
+        False, help="Refuse graph breaks instead of compiling around them.", depends_on="train.compile!=none"
+    )
+    compile_dynamic: bool | None = knob(
+        None,
+        help="Compile for all shapes at once (True), each shape (False), or as torch finds best (None).",
+        depends_on="train.compile!=none",
+    )
+    gradient_checkpointing: bool = knob(
+        False, help="Recompute the blocks in the backward pass: less memory, about a third more time."
+    )
+    ema_decay: float | None = knob(
+        None,
+        help="Average the weights with this decay per step; averages are validated and saved at the end.",
+        gt=0.0,
+        lt=1.0,
+    )
+    on_nonfinite: str = knob(
+        "stop",
+        help="What a step with a NaN or Inf leads to; it is never applied.",
+        choices=("stop", "skip", "rollback"),
+    )
+    max_nonfinite: int = knob(
+        3,
+        help="Bad steps in a row that skip and rollback put up with.",
+        unit="optimizer steps",
+        ge=1,
+        depends_on="train.on_nonfinite!=stop",
     )
     loss_chunk: int | None = knob(
         None,

@@ -2,8 +2,10 @@
 
     with signals watched:
         settle                 what a stopped run left undone at its last step
-        for each window:       step -> log -> settle (validate, close the epoch, save) -> stop?
+        for each window:       step -> look -> settle (validate, close the epoch, save) -> stop?
 
+A look reads what the steps since the last one came to. Where reading is free (a CPU) every step is looked
+at; on a device that runs ahead only those where something is due, so that nobody waits in between.
 Between two steps the state of a run is complete, and only there is it saved. Everything that is due at a
 step follows from the step's number (`Pace`), so a resumed run repeats exactly what was lost.
 The engine knows no model, task or tracker: it gets them as an objective, batches and a place to log.
@@ -21,18 +23,28 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchstone._errors import DataError, OutOfMemory
+from torchstone._seeds import preserved_rng, torch_rng_state
+from torchstone.tracking.checkpoint import newest_good
+from torchstone.train.average import WeightAverage
+from torchstone.train.health import LayerHealth
 from torchstone.train.hooks import EvalInfo, Hooks, StepInfo
-from torchstone.train.nonfinite import NonFinite, all_finite, diagnose
+from torchstone.train.nonfinite import NonFinite, Policy, all_finite, diagnose
 from torchstone.train.progress import Pace, Progress
 from torchstone.train.saving import Keeping, Saver
 from torchstone.train.signals import TRY_AGAIN, SignalWatch, exit_code_of
+from torchstone.train.snapshot import restore_snapshot
 from torchstone.train.step import Micro, Objective, Recipe, StepOutcome, train_step
+from torchstone.train.update import DeviceUpdate, clip_factor
 from torchstone.train.validation import Measuring, validate
 
 log = logging.getLogger(__name__)
+
+
+class EngineObjective(Objective, Measuring, Protocol):
+    """What is minimised in training and measured in validation."""
 
 
 class Batches(Protocol):
@@ -40,11 +52,8 @@ class Batches(Protocol):
 
     def __iter__(self) -> Iterator[tuple[Micro, dict[str, Any]]]: ...
     def __len__(self) -> int: ...
+    def state(self) -> dict[str, Any]: ...
     def load_state(self, state: dict[str, Any]) -> None: ...
-
-
-class EvalObjective(Objective, Measuring, Protocol):
-    """What is minimised and measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +64,19 @@ class Ending:
     """completed or interrupted."""
     reason: str
     exit_code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A step that was taken and not yet looked at."""
+
+    step: int
+    window: list[Micro]
+    rng: dict[str, Tensor]
+    """Generators of torch as the step found them."""
+    outcome: StepOutcome
+    learning_rate: float
+    loader_state: dict[str, Any]
 
 
 class Stop(Exception):
@@ -71,7 +93,7 @@ class Engine:
         self,
         *,
         module: nn.Module,
-        objective: EvalObjective,
+        objective: EngineObjective,
         optimizer: torch.optim.Optimizer,
         learning_rate: Callable[[int], float],
         batches: Batches,
@@ -86,6 +108,10 @@ class Engine:
         max_time_s: float | None = None,
         patience: int | None = None,
         watch: SignalWatch | None = None,
+        policy: Policy | None = None,
+        average: WeightAverage | None = None,
+        health: LayerHealth | None = None,
+        keep_incident: Callable[[Taken, NonFinite], None] | None = None,
     ) -> None:
         self.module = module
         self.objective = objective
@@ -102,9 +128,16 @@ class Engine:
         self.hooks = hooks
         self.max_time_s = max_time_s
         self.patience = patience
+        self.policy = policy or Policy()
+        self.average = average
+        """Averaged weights; where there are any, they are what is validated."""
+        self.health = health
+        self.keep_incident = keep_incident
         self.saver = None if keeping is None else Saver(keeping, flush_rows, self._stop_reason)
         self._watch = watch or SignalWatch()
         self._began = time.monotonic() - progress.seconds
+        self._taken: list[Taken] = []
+        self._device = next((each.device for each in module.parameters()), torch.device("cpu"))
 
     def run(self) -> Ending:
         """Train to the end, or until a signal or the clock stops it with the state saved."""
@@ -118,7 +151,7 @@ class Engine:
         if not self.module.training:  # parts that the user put into eval mode stay there
             self.module.train()
         try:
-            with self._watch, self._saving():
+            with self._watch, memory_told(), self._saving():
                 self._settle()
                 self._stop_if_asked()
                 for window, state in windows(self.batches, self.pace.accumulation):
@@ -126,17 +159,15 @@ class Engine:
                         break
                     self._step(window, state)
                     self._tell_saved()
-                    self._settle()
+                    if self.recipe.update.waits or self.pace.is_due(self._steps_taken):
+                        self._look()
+                        self._settle()
                     self._stop_if_asked()
                 self._await_saves()
         except Stop as stop:
             return stop.ending
         except NonFinite:
             self._keep_state_before_failure()
-            raise
-        except (RuntimeError, MemoryError) as error:
-            if lacks_memory(error):
-                raise out_of_memory(error) from error
             raise
         why = "early stopping" if self.progress.stopped_early else "all steps done"
         return Ending(status="completed", reason=why)
@@ -152,61 +183,132 @@ class Engine:
         return None if self.saver is None else self.saver.latest
 
     @property
+    def _steps_taken(self) -> int:
+        """Also those that were not looked at."""
+        return self.progress.step + len(self._taken)
+
+    @property
     def _finished(self) -> bool:
-        return self.progress.step >= self.pace.total_steps or self.progress.stopped_early
+        return self._steps_taken >= self.pace.total_steps or self.progress.stopped_early
 
     # --- a step -----------------------------------------------------------------------------
 
     def _step(self, window: list[Micro], loader_state: dict[str, Any]) -> None:
-        progress = self.progress
-        rate = self.learning_rate(progress.step)
-        outcome = train_step(window, self.objective, self.optimizer, rate, self.recipe)
+        step = self._steps_taken + 1
+        rate, rng = self.learning_rate(step - 1), torch_rng_state(self._device)
+        measured = self.pace.logs(step)
+        outcome = train_step(window, self.objective, self.optimizer, rate, self.recipe, measured=measured)
         if outcome.targets == 0:
-            raise DataError(
-                "a whole optimizer step has nothing to learn from",
-                where=f"step {progress.step + 1}",
-                why="no label counts: sequences shorter than two tokens, or all of it padding",
-                next="check the tokenizer's pad token and the sequence length",
-            )
-        if not outcome.applied:
-            error = diagnose(self.module, self.objective, window, outcome, progress.step + 1)
-            self.optimizer.zero_grad(set_to_none=True)
-            raise error
-        progress.step += 1
-        progress.tokens += outcome.targets
-        progress.loader_state = loader_state
-        progress.last_learning_rate = rate
-        progress.last_loss = outcome.loss
-        progress.last_grad_norm = outcome.grad_norm
+            raise nothing_to_learn(step)
+        if self.average is not None and outcome.update.made is not False:
+            self.average.follow(outcome.update.bad)
+        self._taken.append(Taken(step, window, rng, outcome, rate, loader_state))
+
+    def _look(self) -> None:
+        """Read what came of the steps since the last look, and act on it."""
+        taken, self._taken = self._taken, []
+        for each in taken:
+            if each.outcome.update.was_made or each.outcome.update.overflow:
+                self._count(each)
+            else:
+                self._refuse(each)
+
+    def _count(self, taken: Taken) -> None:
+        progress, outcome = self.progress, taken.outcome
+        progress.advance(taken.step, taken.loader_state, outcome.targets)
+        progress.last_learning_rate = taken.learning_rate
+        progress.last_loss = outcome.total("loss") / outcome.targets
+        progress.last_grad_norm = outcome.update.norm.item()
         progress.epoch_loss_sum += progress.last_loss * outcome.targets
         progress.epoch_targets += outcome.targets
-        self._report(outcome, rate)
+        if not outcome.update.overflow:
+            progress.bad_steps = 0
+        self._report(taken)
 
-    def _report(self, outcome: StepOutcome, rate: float) -> None:
+    def _report(self, taken: Taken) -> None:
         progress, speed = self.progress, None
-        if self.pace.logs(progress.step):
+        if self.pace.logs(taken.step):
             speed = self._tokens_per_s()
-            self.log_row(
-                progress.step,
-                {
-                    "train/loss": progress.last_loss,
-                    "train/learning_rate": rate,
-                    "train/grad_norm": progress.last_grad_norm,
-                    "train/tokens_per_s": speed,
-                },
-            )
+            self.log_row(taken.step, self._row(taken, speed))
         if self.hooks.on_step:
             info = StepInfo(
-                progress.step,
+                taken.step,
                 self.pace.total_steps,
-                rate,
+                taken.learning_rate,
                 progress.tokens,
                 speed,
-                outcome.loss,
-                outcome.grad_norm,
+                progress.last_loss,
+                progress.last_grad_norm,
             )
             for hear in self.hooks.on_step:
                 hear(info)
+
+    def _row(self, taken: Taken, speed: float) -> dict[str, float]:
+        progress, outcome = self.progress, taken.outcome
+        norm = progress.last_grad_norm
+        row = {
+            "train/loss": progress.last_loss,
+            "train/learning_rate": taken.learning_rate,
+            "train/grad_norm": norm,
+            "train/grad_norm_clipped": norm * clip_factor(norm, self.recipe.update.gradients.max_norm),
+            "train/tokens_per_s": speed,
+        }
+        if outcome.update.scale is not None:
+            row["train/loss_scale"] = outcome.update.scale
+        for name in outcome.sums[0]:
+            if name != "loss":
+                total = outcome.total(name)
+                row[f"train/{name}"] = total / outcome.targets
+                progress.add_measured(name, total, outcome.targets)
+        if self.health is not None and self.pace.watches(taken.step):
+            row |= self.health.read(outcome.update)
+        return row
+
+    def _refuse(self, taken: Taken) -> None:
+        """A step whose loss or gradient is not finite; nothing was changed by it."""
+        error = diagnose(
+            self.module,
+            self.objective,
+            taken.window,
+            taken.outcome,
+            taken.step,
+            taken.rng,
+            self.recipe.autocast,
+        )
+        progress = self.progress
+        progress.bad_steps += 1
+        if self.keep_incident is not None and progress.bad_steps <= self.policy.limit:
+            self.keep_incident(taken, error)
+        if self.policy.name == "stop":
+            raise error
+        if progress.bad_steps > self.policy.limit:
+            error.why += (
+                f"; it is the {progress.bad_steps}th bad step in a row, and train.on_nonfinite gives up"
+            )
+            raise error
+        if self.policy.name == "rollback":
+            self._roll_back(error)
+        elif not all_finite(self.module):
+            error.why += "; running statistics took the values that are not finite, so skipping is no help"
+            raise error
+        progress.refused_steps += 1
+        progress.advance(taken.step, taken.loader_state, taken.outcome.targets)
+        log.warning("%s (%s): %s", error.what, error.where, self.policy.name)
+        self.log_row(taken.step, {"train/refused_steps": float(progress.refused_steps)})
+
+    def _roll_back(self, error: NonFinite) -> None:
+        """Weights and optimizer as in the newest checkpoint; step, schedule and data go on."""
+        found = None
+        if self.saver is not None:
+            self.saver.wait()
+            found = newest_good(self.saver.keeping.checkpoints)
+        if self.saver is None or found is None:
+            error.why += "; there is no checkpoint yet to roll back to"
+            raise error
+        with preserved_rng():
+            restore_snapshot(found, self.module, self.optimizer, self.saver.keeping.extra)
+        if isinstance(self.recipe.update, DeviceUpdate):
+            self.recipe.update.forgive()
 
     def _tokens_per_s(self) -> float:
         now = time.monotonic()
@@ -226,7 +328,9 @@ class Engine:
             metrics = self._validate()
             if metrics is None:  # a signal came: leave it to the resumed run
                 return
-            improved = self._judge(metrics, seconds=time.monotonic() - began)
+            seconds = time.monotonic() - began
+            self.progress.epoch_eval_seconds += seconds
+            improved = self._judge(metrics, seconds=seconds)
         if self.pace.ends_epoch(step) or self._finished:
             self._close_epoch()
         if self.pace.saves(step) or improved or self.progress.stopped_early:
@@ -236,13 +340,15 @@ class Engine:
     def _validate(self) -> dict[str, float] | None:
         """Means over the validation set; None if a signal came."""
         assert self.validation is not None
-        means = validate(
-            self.module,
-            self.objective,
-            self.validation(),
-            self.recipe.autocast,
-            stop=lambda: self._watch.received is not None,
-        )
+        averaged = contextlib.nullcontext() if self.average is None else self.average.in_place()
+        with averaged:
+            means = validate(
+                self.module,
+                self.objective,
+                self.validation(),
+                self.recipe.autocast,
+                stop=lambda: self._watch.received is not None,
+            )
         return None if means is None else {f"val/{name}": value for name, value in means.items()}
 
     def _judge(self, metrics: dict[str, float], seconds: float) -> bool:
@@ -274,11 +380,13 @@ class Engine:
             "learning_rate": progress.last_learning_rate,
             "gradient_norm": progress.last_grad_norm,
             "epoch_duration": elapsed - progress.epoch_seconds,
+            "eval_duration": progress.epoch_eval_seconds,
         }
+        row |= {f"train/{name}": mean for name, mean in progress.measured_means().items()}
         if progress.evaluated_step == progress.step:
             row |= progress.last_validation
         progress.epochs.append(row)
-        progress.epoch_loss_sum, progress.epoch_targets, progress.epoch_seconds = 0.0, 0, elapsed
+        progress.begin_epoch(elapsed)
 
     def _save(self) -> None:
         if self.saver is not None:
@@ -315,6 +423,7 @@ class Engine:
         reason, received = self._stop_reason(), self._watch.received
         if reason is None or (self._finished and received is None):
             return
+        self._look()
         if self.progress.step > 0:
             self._save()
             self._await_saves()
@@ -346,14 +455,31 @@ def windows(batches: Batches, size: int) -> Iterator[tuple[list[Micro], dict[str
             raise DataError("there is not a single training batch", why="the data is empty or used up")
 
 
+def nothing_to_learn(step: int) -> DataError:
+    return DataError(
+        "a whole optimizer step has nothing to learn from",
+        where=f"step {step}",
+        why="no label counts: sequences shorter than two tokens, or all of it padding",
+        next="check the tokenizer's pad token and the sequence length",
+    )
+
+
 def lacks_memory(error: BaseException) -> bool:
     """A GPU's allocator has a class for it; the CPU's says it in words only."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def out_of_memory(error: BaseException) -> OutOfMemory:
-    return OutOfMemory(
-        "not enough memory for a training step",
-        why=str(error).splitlines()[0] if str(error) else type(error).__name__,
-        next="halve train.batch_size and double train.gradient_accumulation_steps",
-    )
+@contextlib.contextmanager
+def memory_told() -> Iterator[None]:
+    """Where memory runs out, say so and what helps."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        raise OutOfMemory(
+            "not enough memory for a training step",
+            why=str(error).partition("\n")[0] or type(error).__name__,
+            next="halve train.batch_size and double train.gradient_accumulation_steps, "
+            "or --set train.gradient_checkpointing=true",
+        ) from error

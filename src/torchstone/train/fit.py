@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,30 +24,40 @@ from torchstone._errors import (
     TryAgain,
     disk_trouble,
 )
-from torchstone._files import write_json
+from torchstone._files import replacing, write_json
 from torchstone._seeds import preserved_rng, seed_everything
 from torchstone.config.resolve import Resolved
 from torchstone.data.task import TaskSpec
 from torchstone.optim.registry import build_optimizer
 from torchstone.optim.schedule import learning_rate_at
-from torchstone.tracking.checkpoint import Checkpoint
+from torchstone.tracking.checkpoint import WEIGHTS, Checkpoint, untie
 from torchstone.tracking.environment import snapshot
 from torchstone.tracking.run_folder import RunFolder
 from torchstone.tracking.store import Store, default_store
 from torchstone.tracking.writer import MetricWriter
+from torchstone.train.average import WeightAverage
 from torchstone.train.chunked_loss import chunk_of
-from torchstone.train.engine import Batches, Ending, Engine
+from torchstone.train.compiling import compiled
+from torchstone.train.engine import Batches, Ending, Engine, memory_told
+from torchstone.train.health import LayerHealth
 from torchstone.train.hooks import EndInfo, Hooks, StartInfo
+from torchstone.train.incident import keep_incident
 from torchstone.train.losses import LOSSES, Batch, SpecialIds
+from torchstone.train.nonfinite import Policy
 from torchstone.train.objective import ModelObjective, PreparedBatches, validation_batches
 from torchstone.train.place import REPORT, Place, choose_checkpoint
+from torchstone.train.precision import autocast_of, numerics, require_usable, reserve_expandable
 from torchstone.train.progress import Pace, Progress
+from torchstone.train.recompute import recomputed_blocks
+from torchstone.train.rehearsal import Rehearsal
 from torchstone.train.result import TrainResult, perplexity
 from torchstone.train.saving import Keeping
 from torchstone.train.signals import SignalWatch, exit_code_of
-from torchstone.train.snapshot import restore_snapshot
+from torchstone.train.snapshot import Stateful, restore_snapshot
 from torchstone.train.split_head import choose_split
+from torchstone.train.start_block import used_settings
 from torchstone.train.step import Recipe
+from torchstone.train.update import DeviceUpdate, Gradients, HostUpdate, ScaledUpdate, Update
 
 log = logging.getLogger(__name__)
 
@@ -83,17 +93,21 @@ def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[obj
         with folder.locked(), Store.open(default_store(folder.path)) as store:
             found = choose_checkpoint(place, folder)
             _record_start(folder, store, config, subject, is_new=not (folder.path / "config.json").is_file())
-            with _numerics(config):
+            with numerics(config.train.precision, deterministic=config.train.deterministic):
                 engine, writer = _assemble(subject, config, place, folder, store, found, Hooks(hooks), watch)
-                _announce(engine, subject, config, folder)
                 try:
-                    ending = engine.run()
+                    with memory_told(), _prepared(engine, subject, config, folder):
+                        ending = engine.run()
                 except BaseException as error:
                     writer.close()
                     _note_failure(engine, folder, store, error)
                     raise
             rows = writer.close()
-            result = _result(engine, ending, folder, subject, resumed_from=str(found.path) if found else None)
+            model_path = _save_trained(engine, folder) if ending.status == "completed" else None
+            resumed_from = str(found.path) if found else None
+            result = _result(
+                engine, ending, folder, subject, resumed_from=resumed_from, model_path=model_path
+            )
             if not rows.complete:
                 result.warnings.append(f"{rows.lost + rows.spilled} metric rows are not in the store")
             write_json(folder.path / REPORT, result.to_dict())
@@ -159,14 +173,37 @@ def _assemble(
     seed_everything(config.train.random_seed)
     subject.module.to(subject.device)
     optimizer = build_optimizer(subject.module, config.optim)
-    progress = Progress() if found is None else restore_snapshot(found, subject.module, optimizer)
+    update = _update(subject, config, optimizer)
+    states = _states(subject, config, update)
+    progress = Progress() if found is None else restore_snapshot(found, subject.module, optimizer, states)
     writer = MetricWriter(
         store,
         folder.run_id,
         spill=folder.path / "metrics.spill.jsonl",
         resume_after=progress.step if place.exists else None,
     )
-    return _engine(subject, config, folder, optimizer, progress, writer, hooks, watch), writer
+    return _engine(subject, config, folder, optimizer, update, states, progress, writer, hooks, watch), writer
+
+
+def _update(subject: Subject, config: Resolved, optimizer: torch.optim.Optimizer) -> Update:
+    """How gradients are applied on this device in this format."""
+    trained = [parameter for parameter in subject.module.parameters() if parameter.requires_grad]
+    gradients = Gradients(trained, config.optim.max_grad_norm)
+    if config.train.precision == "fp16":
+        return ScaledUpdate(gradients, subject.device)
+    if subject.device.type == "cuda" and DeviceUpdate.suits(optimizer):
+        return DeviceUpdate(gradients, subject.device, sticky=config.train.on_nonfinite != "skip")
+    return HostUpdate(gradients)
+
+
+def _states(subject: Subject, config: Resolved, update: Update) -> dict[str, Stateful]:
+    """What a checkpoint holds besides weights, optimizer, progress and generators."""
+    states: dict[str, Stateful] = {}
+    if config.train.ema_decay is not None:
+        states["average"] = WeightAverage(subject.module, config.train.ema_decay)
+    if isinstance(update, ScaledUpdate):
+        states["scaler"] = update.scaler
+    return states
 
 
 def _engine(
@@ -174,18 +211,21 @@ def _engine(
     config: Resolved,
     folder: RunFolder,
     optimizer: torch.optim.Optimizer,
+    update: Update,
+    states: dict[str, Stateful],
     progress: Progress,
     writer: MetricWriter,
     hooks: Hooks,
     watch: SignalWatch,
 ) -> Engine:
-    task = subject.task
+    loop, task = config.train, subject.task
+    num_outputs = task.num_classes if task.num_classes is not None else task.vocab_size
     objective = ModelObjective(
         subject.forward,
         LOSSES.get(task.kind),
         subject.ids,
         subject.device,
-        task.num_classes if task.num_classes is not None else task.vocab_size,
+        num_outputs,
         class_weights=task.class_weights,
         model_config=subject.model.get("config"),
         notes=subject.notes,
@@ -200,24 +240,34 @@ def _engine(
         learning_rate=lambda step: learning_rate_at(step, pace.total_steps, config.optim),
         batches=PreparedBatches(subject.batches, objective),
         validation=None if validation is None else lambda: validation_batches(validation(), objective),
-        recipe=Recipe(
-            [parameter for parameter in subject.module.parameters() if parameter.requires_grad],
-            config.optim.max_grad_norm,
-            autocast_of(config.train.precision, subject.device),
-        ),
+        recipe=Recipe(update, autocast_of(loop.precision, subject.device)),
         pace=pace,
         progress=progress,
-        keeping=_keeping(config, subject, folder),
+        keeping=_keeping(config, subject, folder, states),
         log_row=writer.log,
         flush_rows=writer.flush,
         hooks=hooks,
-        max_time_s=config.train.max_time_s,
-        patience=config.train.early_stopping_patience,
+        max_time_s=loop.max_time_s,
+        patience=loop.early_stopping_patience,
         watch=watch,
+        policy=Policy(loop.on_nonfinite, loop.max_nonfinite),
+        average=states.get("average"),  # type: ignore[arg-type]
+        health=_health(subject, config, update),
+        keep_incident=functools.partial(
+            keep_incident,
+            folder.path,
+            module=subject.module,
+            model=dict(subject.model),
+            task=task.kind,
+            ids=subject.ids,
+            num_outputs=num_outputs,
+            precision=loop.precision,
+            seed=loop.random_seed,
+        ),
     )
 
 
-def _keeping(config: Resolved, subject: Subject, folder: RunFolder) -> Keeping:
+def _keeping(config: Resolved, subject: Subject, folder: RunFolder, states: dict[str, Stateful]) -> Keeping:
     loop = config.train
     if loop.keep_best != type(loop).model_fields["keep_best"].default and subject.validation is None:
         raise ConfigError(
@@ -231,17 +281,57 @@ def _keeping(config: Resolved, subject: Subject, folder: RunFolder) -> Keeping:
         keep_last=loop.keep_last,
         keep_best=loop.keep_best,
         async_save=loop.async_save,
+        extra=states,
     )
 
 
+def _health(subject: Subject, config: Resolved, update: Update) -> LayerHealth | None:
+    if config.tracking.layers_every is None:
+        return None
+    return LayerHealth(subject.module, update.gradients.parameters)
+
+
 def pace_of(subject: Subject, config: Resolved) -> Pace:
-    return Pace.of(config.train, batches_per_epoch=len(subject.batches), log_every=config.tracking.log_every)
+    return Pace.of(
+        config.train,
+        batches_per_epoch=len(subject.batches),
+        log_every=config.tracking.log_every,
+        watch_every=config.tracking.layers_every,
+    )
 
 
-def autocast_of(precision: str, device: torch.device) -> Callable[[], Any]:
-    if precision == "fp32":
-        return contextlib.nullcontext
-    return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+@contextlib.contextmanager
+def _prepared(engine: Engine, subject: Subject, config: Resolved, folder: RunFolder) -> Iterator[None]:
+    """Checkpointed blocks, a compiled and warm model, and everybody told, for the length of the run."""
+    rehearsal = _rehearsal(engine, subject)
+    kernels = rehearsal.kernels() if rehearsal else {}
+    with contextlib.ExitStack() as stack:
+        blocks: list[str] = []
+        if config.train.gradient_checkpointing and rehearsal:
+            blocks = stack.enter_context(recomputed_blocks(subject.module, rehearsal.quietly))
+        compilation = stack.enter_context(compiled(config.train, rehearsal))
+        if compilation.why:
+            note = f"torch.compile was given up: {compilation.why}"
+            log.warning(note)
+            subject.notes.append(note)
+        if rehearsal and subject.device.type != "cpu":
+            rehearsal.warm_up()
+        settings = used_settings(engine, subject.device, config, kernels, compilation, blocks)
+        _announce(engine, subject, config, folder, settings)
+        yield
+
+
+def _rehearsal(engine: Engine, subject: Subject) -> Rehearsal | None:
+    """With the first batch of what is left of this epoch; drawing it moves nothing."""
+    if engine.progress.loader_state is not None:
+        engine.batches.load_state(engine.progress.loader_state)
+    with preserved_rng():
+        state = engine.batches.state()
+        batch = next((batch for batch, _ in engine.batches), None)
+        engine.batches.load_state(state)
+    if batch is None:
+        return None
+    return Rehearsal(subject.module, engine.objective, batch, engine.recipe.autocast)
 
 
 def _refuse_without_effect(config: Resolved, subject: Subject) -> None:
@@ -251,6 +341,7 @@ def _refuse_without_effect(config: Resolved, subject: Subject) -> None:
             "train.early_stopping_patience has no effect without validation data",
             next="give validation data, or take the key out",
         )
+    require_usable(config.train.precision, subject.device)
     if config.train.loss_chunk is not None and not LOSSES.get(subject.task.kind).has_perplexity:
         raise ConfigError(
             f"train.loss_chunk has no effect on the task {subject.task.kind}",
@@ -284,10 +375,12 @@ def choose_device(name: str | None) -> torch.device:
     """The device that was asked for, or the best one here."""
     if name is None:
         if torch.cuda.is_available():
+            reserve_expandable(torch.device("cuda"))
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
+        reserve_expandable(device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise EnvironmentProblem(
@@ -296,22 +389,9 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-@contextlib.contextmanager
-def _numerics(config: Resolved) -> Iterator[None]:
-    """Deterministic mode for the length of a run, and back."""
-    if not config.train.deterministic:
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-
-
-def _announce(engine: Engine, subject: Subject, config: Resolved, folder: RunFolder) -> None:
+def _announce(
+    engine: Engine, subject: Subject, config: Resolved, folder: RunFolder, settings: dict[str, str]
+) -> None:
     info = StartInfo(
         run_id=folder.run_id,
         run_dir=folder.path,
@@ -323,6 +403,7 @@ def _announce(engine: Engine, subject: Subject, config: Resolved, folder: RunFol
         steps_per_epoch=engine.pace.steps_per_epoch,
         first_step=engine.progress.step,
         has_validation=subject.validation is not None,
+        settings=settings,
     )
     if subject.validation is None:
         log.info("no validation data: only the training loss is measured")
@@ -334,7 +415,13 @@ def _announce(engine: Engine, subject: Subject, config: Resolved, folder: RunFol
 
 
 def _result(
-    engine: Engine, ending: Ending, folder: RunFolder, subject: Subject, *, resumed_from: str | None
+    engine: Engine,
+    ending: Ending,
+    folder: RunFolder,
+    subject: Subject,
+    *,
+    resumed_from: str | None,
+    model_path: str | None,
 ) -> TrainResult:
     progress = engine.progress
     best_step = progress.best_step
@@ -362,10 +449,27 @@ def _result(
         exit_code=ending.exit_code,
         run_name=folder.name,
         checkpoint=str(engine.latest) if engine.latest else None,
+        model_path=model_path,
         epochs=[_with_perplexity(row, subject.task) for row in progress.epochs],
-        warnings=list(subject.notes),
+        warnings=[*subject.notes, *(engine.health.warnings if engine.health else ())],
         sampler=subject.sampler,
     )
+
+
+def _save_trained(engine: Engine, folder: RunFolder) -> str:
+    """The trained model as one file at the run's root: the averaged weights where they were kept."""
+    from safetensors.torch import save_file
+
+    entries = engine.module.state_dict(keep_vars=True)
+    tensors = {name: value for name, value in entries.items() if isinstance(value, torch.Tensor)}
+    kept, tied = untie(tensors)
+    if engine.average is not None:
+        averaged = engine.average.tensors()
+        kept |= {name: averaged[name].to(kept[name].dtype) for name in kept.keys() & averaged.keys()}
+    path = folder.path / WEIGHTS
+    with replacing(path) as partial:
+        save_file({name: each.contiguous() for name, each in kept.items()}, partial, metadata=tied)
+    return str(path)
 
 
 def _with_perplexity(row: dict[str, Any], task: TaskSpec) -> dict[str, Any]:
@@ -403,7 +507,13 @@ def _note_failure(engine: Engine, folder: RunFolder, store: Store, error: BaseEx
 
 
 def _tell_end(engine: Engine, status: str, reason: str) -> None:
-    info = EndInfo(step=engine.progress.step, status=status, reason=reason, seconds=engine.seconds)
+    info = EndInfo(
+        step=engine.progress.step,
+        status=status,
+        reason=reason,
+        seconds=engine.seconds,
+        epochs=tuple(engine.progress.epochs),
+    )
     for hear in engine.hooks.on_end:
         hear(info)
 

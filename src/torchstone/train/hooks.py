@@ -7,7 +7,7 @@ steer: what they are given is frozen.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,8 @@ class StartInfo:
     first_step: int
     """Steps that are already done; 0 unless the run is resumed."""
     has_validation: bool
+    settings: dict[str, str] = field(default_factory=dict)
+    """Device, memory, formats and kernels as they are used, each in a few words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class EndInfo:
     """completed, interrupted or failed."""
     reason: str
     seconds: float
+    epochs: tuple[dict[str, Any], ...] = ()
+    """One row per finished epoch, with `epoch_duration` and `eval_duration` in seconds."""
 
 
 class Hook(Protocol):

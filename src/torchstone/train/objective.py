@@ -117,7 +117,7 @@ class ModelObjective:
             observe(logits, batch.labels)
         measured = {"loss": loss_sum(self.rule, logits, batch.labels, self.class_weights)}
         if not only_loss:
-            correct_or_none = num_correct(self.rule, logits, batch.labels)
+            correct_or_none = num_correct(self.rule, logits.detach(), batch.labels)
             if correct_or_none is not None:
                 measured["accuracy"] = correct_or_none
         return measured, output
@@ -199,6 +199,10 @@ class PreparedBatches:
     def __iter__(self) -> Iterator[tuple[Prepared, dict[str, Any]]]:
         for batch, state in self.loader:
             yield self.objective.prepare(batch), state
+
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = self.loader.state()
+        return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.loader.load_state(state)

@@ -43,6 +43,29 @@ class Progress:
     seconds: float = 0.0
     """Time spent training, over all sessions of the run."""
     epoch_seconds: float = 0.0
+    epoch_eval_seconds: float = 0.0
+    measured: dict[str, list[float]] = field(default_factory=dict)
+    """Metric -> [sum, targets] over the measured steps of this epoch."""
+    bad_steps: int = 0
+    """Steps in a row whose loss or gradient was not finite."""
+    refused_steps: int = 0
+    """All of them."""
+
+    def advance(self, step: int, loader_state: dict[str, Any], targets: int) -> None:
+        self.step, self.loader_state = step, loader_state
+        self.tokens += targets
+
+    def add_measured(self, name: str, total: float, targets: int) -> None:
+        known = self.measured.setdefault(name, [0.0, 0])
+        known[0] += total
+        known[1] += targets
+
+    def measured_means(self) -> dict[str, float]:
+        return {name: total / targets for name, (total, targets) in self.measured.items() if targets}
+
+    def begin_epoch(self, seconds: float) -> None:
+        self.epoch_loss_sum, self.epoch_targets, self.measured = 0.0, 0, {}
+        self.epoch_seconds, self.epoch_eval_seconds = seconds, 0.0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,9 +88,13 @@ class Pace:
     checkpoint_every: int | None = None
     checkpoint_every_epochs: int = 1
     log_every: int = 1
+    watch_every: int | None = None
+    """Optimizer steps between looks at the layers."""
 
     @classmethod
-    def of(cls, loop: LoopConfig, *, batches_per_epoch: int, log_every: int = 1) -> Pace:
+    def of(
+        cls, loop: LoopConfig, *, batches_per_epoch: int, log_every: int = 1, watch_every: int | None = None
+    ) -> Pace:
         steps_per_epoch = math.ceil(batches_per_epoch / loop.gradient_accumulation_steps)
         in_epochs = loop.epochs * steps_per_epoch
         return cls(
@@ -78,6 +105,7 @@ class Pace:
             checkpoint_every=loop.checkpoint_every,
             checkpoint_every_epochs=loop.checkpoint_every_epochs,
             log_every=log_every,
+            watch_every=watch_every,
         )
 
     def ends_epoch(self, step: int) -> bool:
@@ -105,4 +133,11 @@ class Pace:
         return min(left, left // saving + left // validating + 2)
 
     def logs(self, step: int) -> bool:
-        return step % self.log_every == 0 or step == self.total_steps or step == 1
+        return step % self.log_every == 0 or step == self.total_steps or step == 1 or self.watches(step)
+
+    def watches(self, step: int) -> bool:
+        return self.watch_every is not None and (step % self.watch_every == 0 or step == 1)
+
+    def is_due(self, step: int) -> bool:
+        """Whether anything at all happens after the step."""
+        return self.logs(step) or self.evaluates(step) or self.saves(step) or self.ends_epoch(step)

@@ -37,6 +37,8 @@ class TrainResult(Mapping[str, Any]):
     run_name: str = ""
     checkpoint: str | None = None
     """The newest checkpoint."""
+    model_path: str | None = None
+    """The trained model's weights (averaged, where averages were kept); None unless the run is complete."""
     epochs: list[dict[str, Any]] = field(default_factory=list)
     """One row per epoch."""
     warnings: list[str] = field(default_factory=list)
@@ -65,6 +67,7 @@ class TrainResult(Mapping[str, Any]):
             "exit_code": self.exit_code,
             "run_name": self.run_name,
             "checkpoint": self.checkpoint,
+            "model_path": self.model_path,
             "epochs": [dict(row) for row in self.epochs],
             "warnings": list(self.warnings),
         }

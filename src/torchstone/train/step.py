@@ -1,9 +1,10 @@
 """One training step, the whole of it. It knows no model, no task, no tracker.
 
-    window of micro-batches -> loss / targets of the window -> backward, each -> clip -> update
+    window of micro-batches -> sum of losses, backward, each -> update
 
-The division by the targets of the whole window (not of each micro-batch) is what makes every split of
-the same tokens give the same gradient.
+The gradient is seeded with 1 / targets of the whole window (not of each micro-batch): that is what makes
+every split of the same tokens give the same gradient. How it is clipped and applied, and who finds out
+that it must not be (host or device), is the update's business.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from torchstone.train.update import Applied, Update
+
 Micro = Any
 """A micro-batch: whatever the objective understands."""
 
@@ -28,25 +31,30 @@ class Objective(Protocol):
 
     def loss_sum(self, batch: Micro) -> Tensor: ...
 
+    def measure(self, batch: Micro, observe: Any = None) -> dict[str, Tensor]:
+        """Sums over the counted targets, by metric name; `loss` as in `loss_sum`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """What stays the same from step to step."""
 
-    parameters: Sequence[Tensor]
-    max_grad_norm: float | None
+    update: Update
     autocast: Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    loss: float
-    """Mean over the targets of the window."""
-    grad_norm: float
-    """L2 norm of all gradients before clipping."""
+    """What came of a step. Tensors stay where they are: reading one waits for the device."""
+
+    sums: Sequence[dict[str, Tensor]]
+    """Of each micro-batch, by metric name."""
     targets: int
-    applied: bool
-    """False: loss or gradient is not finite, and nothing was changed."""
+    update: Applied
+
+    def total(self, name: str) -> float:
+        """Sum of a metric over the window."""
+        return math.fsum(each[name].item() for each in self.sums)
 
 
 def train_step(
@@ -55,32 +63,21 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     learning_rate: float,
     recipe: Recipe,
+    *,
+    measured: bool = False,
 ) -> StepOutcome:
-    """Gradients of the window, clipped, applied once."""
+    """Gradients of the window, clipped, applied once. `measured`: with the other metrics of the task."""
     targets = sum(objective.count(batch) for batch in window)
-    losses: list[Tensor] = []
+    sums: list[dict[str, Tensor]] = []
     for batch in window:
         with recipe.autocast():
-            share = objective.loss_sum(batch) / max(targets, 1)
-        share.backward()  # type: ignore[no-untyped-call]
-        losses.append(share.detach())
-    grad_norm = clip(recipe.parameters, recipe.max_grad_norm)
-
-    # The one place where a device is waited for: a bad step must be known before it is applied.
-    loss, norm = math.fsum(each.item() for each in losses), grad_norm.item()
-    applied = math.isfinite(loss + norm)
-    if applied:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return StepOutcome(loss, norm, targets, applied)
-
-
-def clip(parameters: Sequence[Tensor], max_norm: float | None) -> Tensor:
-    """Scale all gradients so that their common norm is at most `max_norm`; the norm before."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if max_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return norm
+            scores = objective.measure(batch) if measured else {"loss": objective.loss_sum(batch)}
+        loss = scores["loss"]
+        loss.backward(recipe.update.seed(loss, targets))  # type: ignore[no-untyped-call]
+        scores["loss"] = loss.detach()
+        sums.append(scores)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    applied = recipe.update.apply(optimizer, [each["loss"] for each in sums])
+    optimizer.zero_grad(set_to_none=True)
+    return StepOutcome(sums, targets, applied)

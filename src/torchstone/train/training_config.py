@@ -30,8 +30,12 @@ PRECISIONS = {
     "fp32": "fp32",
     "32": "fp32",
     "32-true": "fp32",
+    "tf32": "tf32",
     "bf16": "bf16",
     "bf16-mixed": "bf16",
+    "fp16": "fp16",
+    "16": "fp16",
+    "16-mixed": "fp16",
 }
 
 
@@ -83,9 +87,17 @@ class TrainingConfig:
     eval_every: int | None = _key("train.eval_every")
     loss_chunk: int | None = _key("train.loss_chunk")
     precision: str | None = _key("train.precision", default=None)
-    """fp32 (None) or bf16; '32', '32-true' and 'bf16-mixed' are other names of these."""
+    """fp32 (None), tf32, bf16 or fp16; '32', '32-true', 'bf16-mixed', '16', '16-mixed' are other names."""
     use_amp: bool | None = _key("train.precision", default=None)
     """True: bf16, False: fp32; None leaves it to precision."""
+    compile_mode: str | None = _key("train.compile", default=None)
+    """torch.compile mode; None: not compiled."""
+    compile_fullgraph: bool = _key("train.compile_fullgraph")
+    compile_dynamic: bool | None = _key("train.compile_dynamic")
+    gradient_checkpointing: bool = _key("train.gradient_checkpointing")
+    ema_decay: float | None = _key("train.ema_decay")
+    on_nonfinite: str = _key("train.on_nonfinite")
+    max_nonfinite: int = _key("train.max_nonfinite")
     # Model: None where the model tells
     model_name: str | None = _key("tracking.run_name", fallback=True)
     """Names the run where run_name does not."""
@@ -118,13 +130,11 @@ class TrainingConfig:
     # Tracking
     run_name: str | None = _key("tracking.run_name")
     log_every: int = _key("tracking.log_every")
+    layers_every: int | None = _key("tracking.layers_every")
     dashboard: bool = _key("tracking.dashboard")
     notes: str = _key("tracking.notes")
 
     # Known from older systems, without effect in this version.
-    compile_mode: str | None = _no_effect(None, "torch.compile is not part of this version")
-    compile_fullgraph: bool = _no_effect(False, "torch.compile is not part of this version")
-    compile_dynamic: bool = _no_effect(True, "torch.compile is not part of this version")
     strategy: str = _no_effect("auto", "this version trains on one device")
     devices: str | int | tuple[int, ...] = _no_effect("auto", "this version trains on one device")
     num_nodes: int = _no_effect(1, "this version trains on one device")

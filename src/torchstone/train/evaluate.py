@@ -34,10 +34,11 @@ from torchstone.data.pack import TokenBlocks
 from torchstone.data.task import TaskSpec
 from torchstone.tracking.run_folder import RunFolder
 from torchstone.train.config import SECTIONS
-from torchstone.train.fit import autocast_of, choose_device
+from torchstone.train.fit import choose_device
 from torchstone.train.interval import FEWEST_DOCUMENTS, Units, ratio_interval
 from torchstone.train.losses import LOSSES, Batch
 from torchstone.train.objective import ModelObjective, validation_batches
+from torchstone.train.precision import autocast_of
 from torchstone.train.result import perplexity
 from torchstone.train.scoring import Scores, byte_counter
 from torchstone.train.special_ids import special_ids

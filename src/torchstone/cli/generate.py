@@ -88,7 +88,7 @@ def generate(
     from torchstone.adapt.load import load
     from torchstone.adapt.target import parse_target
     from torchstone.adapt.tokenizer_of import require_fit, require_tokenizer
-    from torchstone.train.fit import choose_device
+    from torchstone.train.device import choose_device
 
     sampling: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,

@@ -34,7 +34,7 @@ from torchstone.data.pack import TokenBlocks
 from torchstone.data.task import TaskSpec
 from torchstone.tracking.run_folder import RunFolder
 from torchstone.train.config import SECTIONS
-from torchstone.train.fit import choose_device
+from torchstone.train.device import choose_device
 from torchstone.train.interval import FEWEST_DOCUMENTS, Units, ratio_interval
 from torchstone.train.losses import LOSSES, Batch
 from torchstone.train.objective import ModelObjective, validation_batches

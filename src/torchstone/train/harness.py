@@ -27,7 +27,7 @@ from torchstone.adapt.generate import Sampling
 from torchstone.adapt.load import load
 from torchstone.adapt.target import parse_target
 from torchstone.adapt.tokenizer_of import find_tokenizer, require_fit
-from torchstone.train.fit import choose_device
+from torchstone.train.device import choose_device
 
 _LM: Any = require("lm_eval.api.model", "eval").LM
 

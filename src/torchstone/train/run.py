@@ -16,8 +16,8 @@ from torchstone.train.result import TrainResult
 
 if TYPE_CHECKING:
     from torchstone.data.task import TaskSpec
-    from torchstone.train.fit import Subject
     from torchstone.train.place import Place
+    from torchstone.train.subject import Subject
 
 __all__ = ["TrainJob", "TrainResult", "run"]
 
@@ -60,9 +60,10 @@ def prepare(job: TrainJob) -> Subject:
     """Load the model, find its task, read and tokenise the text, make batches."""
     from torchstone.adapt.load import load
     from torchstone.data.task import TaskSpec
-    from torchstone.train.fit import Subject, choose_device
+    from torchstone.train.device import choose_device
     from torchstone.train.losses import LOSSES
     from torchstone.train.special_ids import special_ids
+    from torchstone.train.subject import Subject
     from torchstone.train.text import read_text
 
     settings = job.settings
@@ -151,7 +152,7 @@ def sampler(adapter: Any, tokenizer: Any, device: Any) -> Callable[[int, str | N
 
 def describe(subject: Subject, job: TrainJob, place: Place) -> TrainResult:
     """A dry run: what would be trained, for how long, and the memory it takes at least."""
-    from torchstone.train.fit import pace_of
+    from torchstone.train.assembly import pace_of
 
     pace = pace_of(subject, job.settings)
     parameters = sum(parameter.numel() for parameter in subject.module.parameters())

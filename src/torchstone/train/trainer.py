@@ -22,13 +22,15 @@ from torchstone.adapt.load import LoadedModel, load
 from torchstone.data.door import open_data
 from torchstone.data.loader import Loader
 from torchstone.data.task import TaskSpec
-from torchstone.train.fit import Subject, choose_device, fit
+from torchstone.train.device import choose_device
+from torchstone.train.fit import fit
 from torchstone.train.losses import LOSSES, Batch
 from torchstone.train.place import find_place
 from torchstone.train.replay import ReplayedLoader, is_loader
 from torchstone.train.result import Stopped, TrainResult
 from torchstone.train.run import can_sample, model_record, sampler, saver
 from torchstone.train.special_ids import special_ids
+from torchstone.train.subject import Subject
 from torchstone.train.text import read_text
 from torchstone.train.training_config import TrainingConfig
 

@@ -1,0 +1,37 @@
+"""What is trained and on what: everything the engine needs that no configuration key holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchstone.data.task import TaskSpec
+from torchstone.train.engine import Batches
+from torchstone.train.losses import Batch, SpecialIds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model with its data, ready for the engine."""
+
+    module: nn.Module
+    forward: Callable[..., Any]
+    task: TaskSpec
+    ids: SpecialIds
+    model: Mapping[str, Any]
+    """Rebuilds the model; kept in each checkpoint."""
+    batches: Batches
+    """Raw batches with their states."""
+    validation: Callable[[], Iterable[Batch]] | None
+    device: torch.device
+    save_extras: Callable[[Path], None] | None = None
+    """Puts what belongs to the model (a tokenizer) into the run folder."""
+    sampler: Callable[[int, str | None], str] | None = None
+    notes: list[str] = field(default_factory=list)
+    num_tokens: int | None = None
+    """Tokens of one epoch, where they are known."""

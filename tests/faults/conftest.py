@@ -32,8 +32,8 @@ def new_job(server: Server, tmp_path: Path) -> Callable[..., Job]:
     """Runs to hurt, each in a folder of its own."""
     made: list[Job] = []
 
-    def make(*changes: str) -> Job:
-        made.append(Job(server, tmp_path / f"job-{len(made)}", changes))
+    def make(*changes: str, base: Path | None = None) -> Job:
+        made.append(Job(server, base or tmp_path / f"job-{len(made)}", changes))
         return made[-1]
 
     return make

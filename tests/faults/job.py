@@ -11,7 +11,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,14 @@ def write_text(folder: Path) -> Path:
     return folder
 
 
+def until(is_so: Callable[[], bool], limit_s: float = 30.0) -> None:
+    """Look again and again."""
+    deadline = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
 class Job:
     """One run in a folder of its own, `base`: its run folder `one`, its store and its log beside it."""
 
@@ -38,6 +47,7 @@ class Job:
         self.base.mkdir(parents=True)
         self.run_dir = base / "runs" / "one"
         self.changes = tuple(changes)
+        self.log = base / "log.txt"
 
     @property
     def argv(self) -> list[str]:
@@ -52,10 +62,6 @@ class Job:
             "--resume", "auto", "--device", "cpu", "--sample", "0",
             *(part for knob in knobs for part in ("--set", knob)),
         ]  # fmt: skip
-
-    @property
-    def log(self) -> Path:
-        return self.base / "log.txt"
 
     def train(self, fault: dict[str, Any] | None = None, *, trace: bool = False) -> dict[str, Any]:
         """Start or continue the run under a fault; how the process ended."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from torchstone.tracking import spill
 from torchstone.tracking.checkpoint import open_checkpoint
 from torchstone.tracking.store import Store
 
@@ -128,13 +129,16 @@ def broken_promises(run_dir: Path) -> list[str]:
 
 
 def missing_rows(run_dir: Path, reference: dict[str, Any]) -> list[str]:
-    """Metric rows that a checkpoint counts as done and the store does not have, or has otherwise."""
+    """Metric rows that a checkpoint counts as done and that are nowhere, or otherwise."""
     steps = [int(path.name.removeprefix("step-")) for path in visible(run_dir)]
     if not steps:
         return []
     with Store.open(run_dir.parent / "store.db", readonly=True) as store:
         runs = store.runs()
         found = {(row.key, row.step): row.value for row in store.metrics(runs[0].run_id)} if runs else {}
+    beside = run_dir / "metrics.spill.jsonl"  # where rows are safe while the store is out of reach
+    if beside.is_file():
+        found |= {(row.key, row.step): row.value for row in spill.read(beside)}
     problems = []
     for name, value in reference.items():
         if not name.startswith("row/"):

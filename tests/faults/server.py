@@ -51,6 +51,8 @@ def main() -> None:
         elif "end" in request:
             os.kill(request["end"], signal.SIGTERM)
             told = wait_for(request["end"])
+        elif "wait" in request:
+            told = wait_for(request["wait"])
         elif "continue" in request:
             os.kill(request["continue"], signal.SIGCONT)
             told = wait_for(request["continue"])
@@ -126,10 +128,10 @@ def fork_watcher(folder: Path, report: Path) -> int:
 
 
 def watch_calls(child: int, listener: int, base: str, fault: dict[str, Any], trace: bool) -> dict[str, Any]:
-    """Answer the child's calls; at the wanted one, strike. `io` is a label, or None for any call."""
+    """Answer the child's calls; at the `count`-th of those that are called `io`, strike."""
     seen: list[str] = []
     counts: Counter[str] = Counter()
-    struck = ""
+    struck, number = "", 0
     done = os.pidfd_open(child)
     poll = select.poll()
     poll.register(listener, select.POLLIN)
@@ -149,20 +151,27 @@ def watch_calls(child: int, listener: int, base: str, fault: dict[str, Any], tra
                 error = 0
                 if label:
                     counts[label] += 1
-                    counts[""] += 1
+                    number += 1
                     if trace:
                         seen.append(label)
+                    if struck and label == fault.get("kill_at"):
+                        os.kill(child, signal.SIGKILL)
+                        continue  # an answer could overtake the kill, and the call would happen
                     wanted = fault.get("io")
-                    if wanted is not None and counts[wanted] == fault["count"] and wanted in ("", label):
+                    if wanted == label and is_due(counts[wanted], fault):
                         struck = label
                         error = strike(child, fault)
                         if "SIGKILL" in fault.get("signals", ()):
-                            continue  # an answer could overtake the kill, and the call would happen
+                            continue
                 calls.answer(listener, call, error)
             elif done in ready:
-                return wait_for(child) | {"struck": struck, "trace": seen, "calls": counts[""]}
+                return wait_for(child) | {"struck": struck, "trace": seen, "calls": number}
     finally:
         os.close(done)
+
+
+def is_due(count: int, fault: dict[str, Any]) -> bool:
+    return count >= fault["count"] if fault.get("from_then_on") else bool(count == fault["count"])
 
 
 def strike(child: int, fault: dict[str, Any]) -> int:

@@ -140,7 +140,7 @@ def kind_of(fault: dict[str, Any], told: dict[str, Any]) -> str:
     if "errno" in fault:
         import errno
 
-        action = errno.errorcode[fault["errno"]]
+        action = errno.errorcode[fault["errno"]] + ("+KILL" if "kill_at" in fault else "")
     else:
         action = "+".join(fault.get("signals", KILL)).replace("SIG", "")
     if "io" in fault:

@@ -121,7 +121,8 @@ def test_a_removed_store_stops_nothing_and_every_row_is_kept_aside(store, spille
     shutil.rmtree(store.path.parent)
     for step in range(2, 12):
         writer.log(step, {"x": math.inf})
-    assert not writer.flush(2.0)
+    assert writer.flush(2.0)
+    assert len(spill.read(spilled)) == 10, "safe before the flush returns"
     report = writer.close()
     assert (report.written, report.spilled, report.lost) == (1, 10, 0)
     assert "removed" in report.error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,10 +19,12 @@ SPILL_NAME = "metrics.spill.jsonl"
 
 
 def append(path: Path, rows: Sequence[MetricRow]) -> None:
-    """Add `rows` at the end of the file. Raises OSError where it cannot be written."""
+    """Add `rows` at the end of the file, on the disk for good. Raises OSError where it cannot be written."""
     text = "".join(json.dumps([str(row.key), row.step, _as_text(row.value), row.at]) + "\n" for row in rows)
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read(path: Path) -> list[MetricRow]:

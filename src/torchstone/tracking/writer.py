@@ -80,6 +80,9 @@ class MetricWriter:
         self._in_hand: list[MetricRow] = []
         self._written = self._spilled = self._lost = self._rejected = 0
         self._error = ""
+        self._copied = 0
+        """Of the rows that wait, the first so many are in the spill file too."""
+        self._has_copies = False
         self._closing = False
         self._foreign = False
         self._wake = threading.Event()
@@ -115,9 +118,10 @@ class MetricWriter:
             logger.warning("not a metric: %r at step %r is %s", key, step, type(value).__name__)
 
     def flush(self, timeout_s: float = 5.0) -> bool:
-        """Wait until everything logged so far is in the store; False if it is not after `timeout_s`.
+        """Wait until everything logged so far outlives this process: in the store, else in the spill file.
 
-        A store that is known to fail is not waited for.
+        A store that is known to fail is not waited for; one that does not answer, for `timeout_s`. False if
+        neither takes the rows, which then wait in memory.
         """
         if self._foreign or self._closing:
             return False
@@ -126,7 +130,21 @@ class MetricWriter:
             ticket = self._asked
             self._wake.set()
             self._answer.wait_for(lambda: self._answered >= ticket or self._error, timeout_s)
-            return self._answered >= ticket
+            return self._answered >= ticket or self._copy_aside()
+
+    def _copy_aside(self) -> bool:
+        """Put what waits into the spill file; it goes on waiting. Rows reach the store twice, kept once."""
+        waiting = [*self._in_hand, *self._rows]
+        if self._spill is None:
+            return False
+        try:
+            spill_file.append(self._spill, waiting[self._copied :])
+        except (OSError, ValueError) as error:
+            logger.warning("metrics are in memory alone: %s", error)
+            return False
+        self._copied = len(waiting)
+        self._has_copies = True
+        return True
 
     def close(self, timeout_s: float = 10.0) -> WriterReport:
         """Drain, and say what became of the rows. What the store does not take in time is spilled."""
@@ -137,7 +155,9 @@ class MetricWriter:
             if self._thread.is_alive():
                 # Stuck inside the store. Its batch may still arrive there: twice is as good as once.
                 self._error = self._error or f"the store did not answer within {timeout_s:g} s"
-                self._set_aside([*self._in_hand, *self._take(self._max_rows * 2)])
+                rows = [*self._in_hand, *self._take(self._max_rows * 2)]
+                self._spilled += self._copied
+                self._set_aside(rows[self._copied :])
             _OPEN.discard(self)
         report = WriterReport(self._written, self._spilled, self._lost, self._rejected, self._error)
         if not report.complete:
@@ -174,7 +194,8 @@ class MetricWriter:
     def _drain(self) -> bool:
         """Write all waiting rows; False when the store did not take a batch, which then stays in hand."""
         while True:
-            self._in_hand += self._take(_BATCH - len(self._in_hand))
+            with self._answer:  # `_copy_aside` sees each row in one place
+                self._in_hand += self._take(_BATCH - len(self._in_hand))
             if not self._in_hand:
                 return True
             try:
@@ -185,7 +206,9 @@ class MetricWriter:
                     logger.warning("metrics wait in memory: %s", error)
                 self._error = str(error).partition("\n")[0] or type(error).__name__
                 return False
-            self._in_hand = []
+            with self._answer:
+                self._copied = max(self._copied - len(self._in_hand), 0)
+                self._in_hand = []
             self._error = ""
 
     def _keep(self, rows: list[MetricRow]) -> int:
@@ -212,9 +235,11 @@ class MetricWriter:
         return taken
 
     def _give_up(self) -> None:
-        rows = [*self._in_hand, *self._take(self._max_rows * 2)]
-        self._in_hand = []
-        self._set_aside(rows)
+        with self._answer:
+            rows, there = [*self._in_hand, *self._take(self._max_rows * 2)], self._copied
+            self._in_hand, self._copied = [], 0
+        self._spilled += there
+        self._set_aside(rows[there:])
 
     def _set_aside(self, rows: list[MetricRow]) -> None:
         if not rows:
@@ -230,11 +255,12 @@ class MetricWriter:
 
     def _recover_spilled(self) -> None:
         """The store may have come back since rows were set aside."""
-        if self._spill is None or not self._spilled or self._error:
+        if self._spill is None or self._error or not (self._spilled or self._has_copies):
             return
         try:
-            self._written += spill_file.absorb(self._store, self.run_id, self._spill)
-            self._spilled = 0
+            spill_file.absorb(self._store, self.run_id, self._spill)
+            self._written += self._spilled
+            self._spilled, self._has_copies = 0, False
         except (TorchstoneError, OSError) as error:  # they stay in the spill file, and the report says so
             self._error = str(error)
 

@@ -17,12 +17,19 @@ from faults.job import Job, until
 from faults.laws import damage, differences, facts, visible
 from faults.rain import Rain
 
-SHARES = 4
+SHARES = 8
+IN_EVERY_TEST_RUN = 3
 needs_calls = pytest.mark.skipif(bool(why_not()), reason=why_not() or "calls can be watched")
 
 
 @needs_calls
-@pytest.mark.parametrize("share", range(SHARES))
+@pytest.mark.parametrize(
+    "share",
+    [
+        pytest.param(share, marks=[] if share < IN_EVERY_TEST_RUN else pytest.mark.campaign)
+        for share in range(SHARES)
+    ],
+)
 def test_every_kind_of_call_failing_once(
     new_job: Callable[..., Job], reference: dict[str, Any], labels: list[str], share: int
 ) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from torchstone._errors import ConfigError, DataError
+from torchstone._seeds import preserved_rng
 from torchstone.data.dataset import Batch, Dataset
 from torchstone.data.known_values import require_known_values
 from torchstone.data.task import TaskSpec
@@ -71,6 +72,11 @@ class Loader:
             consumed += len(indices)
             yield batch, self._state(epoch, consumed)
         self.epoch, self._consumed = epoch + 1, 0
+
+    def first(self) -> Batch:
+        """The first batch, only looked at: what is wrong with it is told before a run begins."""
+        with preserved_rng():  # a dataset may draw random numbers
+            return next(iter(self))[0]
 
     def order(self, epoch: int) -> np.ndarray[Any, Any]:
         """Indices into the dataset in the order of `epoch`."""

@@ -62,6 +62,7 @@ def prepare(job: TrainJob) -> Subject:
     from torchstone.data.task import TaskSpec
     from torchstone.train.device import choose_device
     from torchstone.train.losses import LOSSES
+    from torchstone.train.size_hints import tell_sizes
     from torchstone.train.special_ids import special_ids
     from torchstone.train.subject import Subject
     from torchstone.train.text import read_text
@@ -81,6 +82,7 @@ def prepare(job: TrainJob) -> Subject:
     LOSSES.get(task.kind)
     text = read_text(settings, task, loaded.facts, cache_dir=job.cache_dir)
     notes = list(loaded.notes)
+    tell_sizes(loaded.module, device, notes)
     if text.validation is None:
         notes.append("no validation data: only the training loss is measured")
     return Subject(

@@ -83,11 +83,11 @@ def _text(
         loader = Loader(held_out, loop.batch_size, shuffle=False, task=task, max_samples=data.max_val_samples)
         return (batch for batch, _ in loader)
 
+    batches = Loader(train, loop.batch_size, loop.random_seed, task=task, max_samples=data.max_train_samples)
+    batches.first()
     return Text(
         tokenizer=tokenizer,
-        batches=Loader(
-            train, loop.batch_size, loop.random_seed, task=task, max_samples=data.max_train_samples
-        ),
+        batches=batches,
         validation=validation if held_out is not None else None,
         num_tokens=len(train) * train.sequence_length,
         held_out=held_out,

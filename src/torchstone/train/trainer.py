@@ -29,6 +29,7 @@ from torchstone.train.place import find_place
 from torchstone.train.replay import ReplayedLoader, is_loader
 from torchstone.train.result import Stopped, TrainResult
 from torchstone.train.run import can_sample, model_record, sampler, saver
+from torchstone.train.size_hints import tell_sizes
 from torchstone.train.special_ids import special_ids
 from torchstone.train.subject import Subject
 from torchstone.train.text import read_text
@@ -137,6 +138,7 @@ class Trainer:
         else:
             batches = self._batches(train_data, config, notes, shuffle=True)
             validation = self._validation(val_data, config, notes)
+        tell_sizes(loaded.module, self.device, notes)
         if validation is None:
             notes.append("no validation data: only the training loss is measured")
         return Subject(
@@ -196,7 +198,7 @@ class Trainer:
         if len(opened.dataset) == 1:
             notes.append(f"the {'training' if shuffle else 'validation'} data is a single example")
         loop = config.train
-        return Loader(
+        loader = Loader(
             opened.dataset,
             loop.batch_size,
             loop.random_seed,
@@ -204,6 +206,10 @@ class Trainer:
             max_samples=limit,
             task=self.task,
         )
+        first, rule = loader.first(), LOSSES.get(self.task.kind)
+        if rule.prepare is None:
+            rule.count(first)  # a batch without labels is told before a run begins
+        return loader
 
     def _refuse_data_keys(self, *, takes_length: bool) -> None:
         """Keys that steer how a source is read have no effect on data that is given."""

@@ -116,7 +116,7 @@ def _failed(number: int, problem: Exception) -> Exception:
     text = str(problem).strip()
     if "DataLoader worker" in text and ("exited unexpectedly" in text or "is killed by signal" in text):
         return DataError(
-            f"a worker of the DataLoader died before batch {number}",
+            f"a worker of the DataLoader died while batch {number} was waited for",
             why=text.splitlines()[0],
             next="num_workers=0 shows the error itself; a worker that is killed had too little memory",
         )

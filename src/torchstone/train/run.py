@@ -83,6 +83,8 @@ def prepare(job: TrainJob) -> Subject:
     text = read_text(settings, task, loaded.facts, cache_dir=job.cache_dir)
     notes = list(loaded.notes)
     tell_sizes(loaded.module, device, notes)
+    if len(text.batches.dataset) == 1:
+        notes.append("the training data is a single example")
     if text.validation is None:
         notes.append("no validation data: only the training loss is measured")
     return Subject(

@@ -93,7 +93,7 @@ class Trainer:
             vocab_size=said.vocab_size or found.vocab_size,
             pad_token_id=said.pad_token_id if said.pad_token_id is not None else found.pad_token_id,
             max_length=said.max_length or found.max_seq_len,
-            num_classes=said.num_classes or (found.num_classes if has_classes else None),
+            num_classes=said.num_classes or (_known_classes(self.loaded) if has_classes else None),
         )
 
     def train(
@@ -245,7 +245,7 @@ def _load(
 
 def _require_classes(task: TaskSpec, loaded: LoadedModel) -> None:
     """A label beyond the model's classes would be found only when its batch comes."""
-    known = loaded.facts.num_classes
+    known = _known_classes(loaded)
     if task.kind not in CLASS_KINDS or known is None or (task.num_classes or 0) <= known:
         return
     raise UsageError(
@@ -253,6 +253,12 @@ def _require_classes(task: TaskSpec, loaded: LoadedModel) -> None:
         where=loaded.class_name,
         next=f"give the model {task.num_classes} classes, or say TaskSpec(num_classes={known})",
     )
+
+
+def _known_classes(loaded: LoadedModel) -> int | None:
+    """Classes of the model by its configuration, which may list them instead of counting them."""
+    listed = loaded.config.get("id2label")
+    return loaded.facts.num_classes or (len(listed) if isinstance(listed, dict) else None)
 
 
 def _require_sizes(loaded: LoadedModel, config: TrainingConfig) -> None:

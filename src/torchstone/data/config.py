@@ -34,6 +34,9 @@ class DataConfig(Section):
     max_bytes: int | None = knob(
         None, help="Read at most this much text, whole files, in seeded order.", unit="bytes", ge=1
     )
+    num_workers: int = knob(
+        0, help="Processes that make batches beside the training; 0: none.", unit="processes", ge=0
+    )
     max_train_samples: int | None = knob(
         None, help="Use at most this many training examples.", unit="examples", ge=1
     )

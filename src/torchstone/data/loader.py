@@ -22,6 +22,7 @@ from torchstone._seeds import preserved_rng
 from torchstone.data.dataset import Batch, Dataset
 from torchstone.data.known_values import require_known_values
 from torchstone.data.task import TaskSpec
+from torchstone.data.workers import drawn_by_workers
 
 State = dict[str, Any]
 
@@ -42,6 +43,7 @@ class Loader:
         shuffle: bool = True,
         max_samples: int | None = None,
         task: TaskSpec | None = None,
+        num_workers: int = 0,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(
@@ -54,6 +56,8 @@ class Loader:
         self.seed = seed
         self.shuffle = shuffle
         self.task = task
+        self.num_workers = num_workers
+        """Processes that make the batches; 0: this one."""
         self.epoch = 0
         self.num_examples = len(dataset) if max_samples is None else min(max_samples, len(dataset))
         self._consumed = 0
@@ -64,19 +68,35 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[Batch, State]]:
         epoch, consumed = self.epoch, self._consumed
-        order = self.order(epoch)
-        while consumed < self.num_examples:
-            indices = order[consumed : consumed + self.batch_size].tolist()
-            batch = self.dataset.batch(indices)
+        chosen = self._chosen(epoch, consumed)
+        for indices, batch in zip(chosen, self._drawn(chosen, epoch, consumed), strict=True):
             require_known_values(batch, self.task, partial(_name_row, indices))
             consumed += len(indices)
             yield batch, self._state(epoch, consumed)
         self.epoch, self._consumed = epoch + 1, 0
 
+    def _chosen(self, epoch: int, consumed: int) -> _Cuts:
+        return _Cuts(self.order(epoch)[consumed:], self.batch_size)
+
+    def _drawn(self, chosen: _Cuts, epoch: int, consumed: int) -> Iterator[Batch]:
+        if not self.num_workers:
+            return (self.dataset.batch(indices) for indices in chosen)
+        return drawn_by_workers(
+            self.dataset,
+            chosen,
+            self.num_workers,
+            seed=self.seed,
+            epoch=epoch,
+            first=consumed // self.batch_size,
+        )
+
     def first(self) -> Batch:
         """The first batch, only looked at: what is wrong with it is told before a run begins."""
+        indices = self._chosen(self.epoch, self._consumed)[0]
         with preserved_rng():  # a dataset may draw random numbers
-            return next(iter(self))[0]
+            batch = self.dataset.batch(indices)
+        require_known_values(batch, self.task, partial(_name_row, indices))
+        return batch
 
     def order(self, epoch: int) -> np.ndarray[Any, Any]:
         """Indices into the dataset in the order of `epoch`."""
@@ -116,3 +136,19 @@ class Loader:
 
 def _name_row(indices: Sequence[int], row: int) -> str:
     return f"example {indices[row]}"
+
+
+class _Cuts(Sequence[list[int]]):
+    """An order cut into batches, each when it is asked for: lists of an epoch's indices would be large."""
+
+    def __init__(self, order: np.ndarray[Any, Any], batch_size: int) -> None:
+        self.order, self.batch_size = order, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch_size)
+
+    def __getitem__(self, number: Any) -> Any:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        cut: list[int] = self.order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
+        return cut

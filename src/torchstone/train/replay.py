@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from torchstone._errors import DataError, TorchstoneError
+from torchstone._errors import DataError
 from torchstone._seeds import restore_rng, rng_state
 from torchstone.data.dataset import to_example
 from torchstone.data.known_values import require_known_values
 from torchstone.data.task import TaskSpec
+from torchstone.data.workers import loader_failure
 
 
 def is_loader(data: Any) -> bool:
@@ -94,7 +95,7 @@ class ReplayedLoader:
         try:
             return iter(self.loader)
         except Exception as problem:
-            raise _failed(0, problem) from problem
+            raise loader_failure(0, problem) from problem
 
     def _next(self, batches: Iterator[Any], number: int) -> Any:
         try:
@@ -106,28 +107,4 @@ class ReplayedLoader:
                 next="correct the __len__ of its sampler or dataset",
             ) from None
         except Exception as problem:
-            raise _failed(number, problem) from problem
-
-
-def _failed(number: int, problem: Exception) -> Exception:
-    """The error of a DataLoader as ours; what torchstone raised in a dataset stays what it is."""
-    if isinstance(problem, TorchstoneError | MemoryError):
-        return problem
-    text = str(problem).strip()
-    if "DataLoader worker" in text and ("exited unexpectedly" in text or "is killed by signal" in text):
-        return DataError(
-            f"a worker of the DataLoader died while batch {number} was waited for",
-            why=text.splitlines()[0],
-            next="num_workers=0 shows the error itself; a worker that is killed had too little memory",
-        )
-    # What a worker raised comes with its traceback as text; its last line is the error.
-    last = text.splitlines()[-1] if text else ""
-    said = last if last.startswith(type(problem).__name__) else f"{type(problem).__name__}: {last}"
-    ragged = "equal size" in text or "same size" in text
-    return DataError(
-        f"the DataLoader failed at batch {number}",
-        why=said,
-        next="give it a collate_fn that pads, or pass the dataset itself, which is padded here"
-        if ragged
-        else "",
-    )
+            raise loader_failure(number, problem) from problem

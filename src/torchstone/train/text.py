@@ -83,7 +83,14 @@ def _text(
         loader = Loader(held_out, loop.batch_size, shuffle=False, task=task, max_samples=data.max_val_samples)
         return (batch for batch, _ in loader)
 
-    batches = Loader(train, loop.batch_size, loop.random_seed, task=task, max_samples=data.max_train_samples)
+    batches = Loader(
+        train,
+        loop.batch_size,
+        loop.random_seed,
+        task=task,
+        max_samples=data.max_train_samples,
+        num_workers=data.num_workers,
+    )
     batches.first()
     return Text(
         tokenizer=tokenizer,

@@ -185,6 +185,10 @@ class Trainer:
                     "max_train_samples and max_val_samples have no effect on a DataLoader",
                     next="give the dataset itself, or a smaller DataLoader",
                 )
+            if config.data.num_workers:
+                raise ConfigError(
+                    "num_workers has no effect on a DataLoader", next="say DataLoader(num_workers=...)"
+                )
             return ReplayedLoader(data, self.task)
         opened = open_data(
             data,
@@ -205,6 +209,7 @@ class Trainer:
             shuffle=shuffle,
             max_samples=limit,
             task=self.task,
+            num_workers=config.data.num_workers,
         )
         first, rule = loader.first(), LOSSES.get(self.task.kind)
         if rule.prepare is None:

@@ -114,6 +114,7 @@ class TrainingConfig:
     sequence_length: int | None = _key("data.sequence_length")
     token_dtype: str | None = _key("data.token_dtype")
     validation_split: float = _key("data.validation_split")
+    num_workers: int = _key("data.num_workers")
     max_train_samples: int | None = _key("data.max_train_samples")
     max_val_samples: int | None = _key("data.max_val_samples")
     # Checkpoints

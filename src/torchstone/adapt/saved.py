@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def load_saved(target: Target, *, trust: bool | None, task: Any, seed: int) -> LoadedModel:
     """The model of a run or checkpoint folder with its weights."""
+    from torchstone.adapt.facts import facts_of_config
     from torchstone.adapt.load import load
+    from torchstone.adapt.lora import LoraSpec, insert_lora
 
     checkpoint = checkpoint_of(target)
     record = checkpoint.model
@@ -29,13 +31,16 @@ def load_saved(target: Target, *, trust: bool | None, task: Any, seed: int) -> L
             why="it was written for a module that was built in Python",
             next="build the module and load model.safetensors into it",
         )
+    lora = LoraSpec.from_dict(record["lora"]) if record.get("lora") else None
     model = load(
         record["target"],
         task=task if task is not None else record.get("task"),
         trust=trust,
         overrides=record.get("overrides"),
-        seed=seed,
+        seed=seed if lora is None else lora.seed,
     )
+    if lora is not None:
+        insert_lora(model.module, lora, facts_of_config(model.module, model.config).output_sizes)
     _fill(model, checkpoint)
     if record.get("fingerprint") not in (None, model.fingerprint):
         model.notes.append(
@@ -69,11 +74,13 @@ def checkpoint_of(target: Target) -> Checkpoint:
 
 def _fill(model: LoadedModel, checkpoint: Checkpoint) -> None:
     from torchstone.tracking.buffers import restore_buffers
+    from torchstone.tracking.partial import KEPT, require_base
 
     state = checkpoint.state()
     tensors: dict[str, Any] = {**checkpoint.tensors(), **(state.get("model_extra") or {})}
+    require_base(model.module, checkpoint)
     try:
-        model.module.load_state_dict(tensors)
+        model.module.load_state_dict(tensors, strict=checkpoint.model.get(KEPT) is None)
     except RuntimeError as misfit:
         lines = str(misfit).splitlines()
         raise ModelError(

@@ -44,7 +44,7 @@ class TrainView:
         if self.quiet:
             return
         self._out.print(
-            f"{info.model}: {info.parameters:,} parameters on {info.device}, {info.precision}; "
+            f"{info.model}: {_counted(info)} on {info.device}, {info.precision}; "
             f"{info.total_steps} steps ({info.steps_per_epoch} per epoch)"
         )
         if info.first_step:
@@ -134,6 +134,11 @@ class TrainView:
         out.print("\nsample")
         for line in text.splitlines():
             out.print(f"  | {line}", markup=False)
+
+
+def _counted(info: StartInfo) -> str:
+    learns = f" ({info.trainable:,} of them trained)" if info.trainable != info.parameters else ""
+    return f"{info.parameters:,} parameters{learns}"
 
 
 def next_commands(result: TrainResult) -> list[str]:

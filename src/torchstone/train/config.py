@@ -79,6 +79,20 @@ class LoopConfig(Section):
         unit="tokens",
         ge=0,
     )
+    lora_rank: int = knob(
+        0, help="Train low-rank adapters of this rank instead of the weights (extra [peft]); 0: all.", ge=0
+    )
+    lora_alpha: float = knob(
+        16.0, help="Adapters are scaled by lora_alpha / lora_rank.", gt=0.0, depends_on="train.lora_rank!=0"
+    )
+    lora_dropout: float = knob(
+        0.0, help="Dropout before the adapters.", ge=0.0, lt=1.0, depends_on="train.lora_rank!=0"
+    )
+    lora_targets: tuple[str, ...] = knob(
+        (),
+        help="Layers that get adapters, by name or end of name; none named: all linear ones but the head.",
+        depends_on="train.lora_rank!=0",
+    )
     random_seed: int = knob(42, help="Seed of initialisation, order and dropout.", ge=0)
     deterministic: bool = knob(False, help="Refuse operations without a deterministic form.")
     eval_every: int | None = knob(

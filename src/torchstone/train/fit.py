@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,10 +20,12 @@ from torchstone._errors import (
 )
 from torchstone._files import replacing, write_json
 from torchstone._seeds import preserved_rng
+from torchstone.adapt.lora import num_parameters
 from torchstone.config.resolve import Resolved
 from torchstone.data.task import TaskSpec
 from torchstone.tracking.checkpoint import WEIGHTS, untie
 from torchstone.tracking.environment import snapshot
+from torchstone.tracking.partial import KEPT, part_of
 from torchstone.tracking.run_folder import RunFolder
 from torchstone.tracking.store import Store, default_store
 from torchstone.train.assembly import assemble, refuse_without_effect
@@ -53,7 +55,9 @@ def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[obj
             found = choose_checkpoint(place, folder)
             _record_start(folder, store, config, subject, is_new=not (folder.path / "config.json").is_file())
             with numerics(config.train.precision, deterministic=config.train.deterministic):
-                engine, writer = assemble(subject, config, place, folder, store, found, Hooks(hooks), watch)
+                engine, writer = assemble(
+                    subject, config, place, folder, store, found, Hooks((*hooks, *subject.hooks)), watch
+                )
                 try:
                     with memory_told(), _prepared(engine, subject, config, folder):
                         ending = engine.run()
@@ -62,7 +66,11 @@ def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[obj
                     _note_failure(engine, folder, store, error)
                     raise
             rows = writer.close()
-            model_path = _save_trained(engine, folder) if ending.status == "completed" else None
+            model_path = (
+                _save_trained(engine, folder, subject.model.get(KEPT))
+                if ending.status == "completed"
+                else None
+            )
             resumed_from = str(found.path) if found else None
             result = _result(
                 engine, ending, folder, subject, resumed_from=resumed_from, model_path=model_path
@@ -155,11 +163,13 @@ def _rehearsal(engine: Engine, subject: Subject) -> Rehearsal | None:
 def _announce(
     engine: Engine, subject: Subject, config: Resolved, folder: RunFolder, settings: dict[str, str]
 ) -> None:
+    trainable, total = num_parameters(subject.module)
     info = StartInfo(
         run_id=folder.run_id,
         run_dir=folder.path,
         model=str(subject.model.get("target") or subject.model.get("class")),
-        parameters=sum(parameter.numel() for parameter in subject.module.parameters()),
+        parameters=total,
+        trainable=trainable,
         device=str(subject.device),
         precision=config.train.precision,
         total_steps=engine.pace.total_steps,
@@ -219,19 +229,20 @@ def _result(
     )
 
 
-def _save_trained(engine: Engine, folder: RunFolder) -> str:
+def _save_trained(engine: Engine, folder: RunFolder, kept: Collection[str] | None) -> str:
     """The trained model as one file at the run's root: the averaged weights where they were kept."""
     from safetensors.torch import save_file
 
     entries = engine.module.state_dict(keep_vars=True)
     tensors = {name: value for name, value in entries.items() if isinstance(value, torch.Tensor)}
-    kept, tied = untie(tensors)
+    written, tied = untie(part_of(tensors, kept))
     if engine.average is not None:
         averaged = engine.average.tensors()
-        kept |= {name: averaged[name].to(kept[name].dtype) for name in kept.keys() & averaged.keys()}
+        both = written.keys() & averaged.keys()
+        written |= {name: averaged[name].to(written[name].dtype) for name in both}
     path = folder.path / WEIGHTS
     with replacing(path) as partial:
-        save_file({name: each.contiguous() for name, each in kept.items()}, partial, metadata=tied)
+        save_file({name: each.contiguous() for name, each in written.items()}, partial, metadata=tied)
     return str(path)
 
 

@@ -20,6 +20,8 @@ class StartInfo:
     run_dir: Path | None
     model: str
     parameters: int
+    trainable: int
+    """Of the parameters: those that learn."""
     device: str
     precision: str
     total_steps: int

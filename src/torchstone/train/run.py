@@ -61,6 +61,7 @@ def prepare(job: TrainJob) -> Subject:
     from torchstone.adapt.load import load
     from torchstone.data.task import TaskSpec
     from torchstone.train.device import choose_device
+    from torchstone.train.lora import AdapterKeeper, with_lora
     from torchstone.train.losses import LOSSES
     from torchstone.train.size_hints import tell_sizes
     from torchstone.train.special_ids import special_ids
@@ -78,6 +79,7 @@ def prepare(job: TrainJob) -> Subject:
         overrides=sizes,
         seed=settings.train.random_seed,
     )
+    loaded, lora = with_lora(loaded, settings)
     task = dataclasses.replace(loaded.task, vocab_size=loaded.facts.vocab_size)
     LOSSES.get(task.kind)
     text = read_text(settings, task, loaded.facts, cache_dir=job.cache_dir)
@@ -92,7 +94,7 @@ def prepare(job: TrainJob) -> Subject:
         forward=loaded.adapter,
         task=task,
         ids=special_ids(task.kind, loaded.facts, text.tokenizer, loaded.config, packed=True, notes=notes),
-        model=model_record(loaded, sizes),
+        model=(record := model_record(loaded, sizes) | lora),
         batches=text.batches,
         validation=text.validation,
         device=device,
@@ -100,6 +102,7 @@ def prepare(job: TrainJob) -> Subject:
         sampler=sampler(loaded.adapter, text.tokenizer, device) if can_sample(task, text.tokenizer) else None,
         notes=notes,
         num_tokens=text.num_tokens,
+        hooks=(AdapterKeeper(loaded.module, record),) if lora else (),
     )
 
 
@@ -156,11 +159,13 @@ def sampler(adapter: Any, tokenizer: Any, device: Any) -> Callable[[int, str | N
 
 def describe(subject: Subject, job: TrainJob, place: Place) -> TrainResult:
     """A dry run: what would be trained, for how long, and the memory it takes at least."""
+    from torchstone.adapt.lora import num_parameters
     from torchstone.train.assembly import pace_of
 
     pace = pace_of(subject, job.settings)
-    parameters = sum(parameter.numel() for parameter in subject.module.parameters())
+    trainable, parameters = num_parameters(subject.module)
     weights = sum(p.numel() * p.element_size() for p in subject.module.parameters())
+    learning = sum(p.numel() * p.element_size() for p in subject.module.parameters() if p.requires_grad)
     where = str(place.run_dir) if place.run_dir is not None else "a new folder under runs/"
     loop = job.settings.train
     return TrainResult(
@@ -168,14 +173,15 @@ def describe(subject: Subject, job: TrainJob, place: Place) -> TrainResult:
         run_dir=str(place.run_dir or ""),
         status="planned",
         plan=[
-            f"model       {subject.model['target']} ({subject.model['class']}), {parameters:,} parameters",
+            f"model       {subject.model['target']} ({subject.model['class']}), {parameters:,} parameters"
+            + (f", {trainable:,} of them trained" if trainable != parameters else ""),
             f"task        {subject.task.kind}",
             f"data        {job.settings.data.source}: {subject.num_tokens:,} tokens, "
             f"{len(subject.batches):,} batches of {loop.batch_size} per epoch"
             + ("" if subject.validation else ", no validation data"),
             f"steps       {pace.total_steps:,} ({pace.steps_per_epoch:,} per epoch, "
             f"{loop.gradient_accumulation_steps} micro-steps each)",
-            f"memory      at least {4 * weights / 2**20:,.0f} MiB for weights, gradients and optimizer "
+            f"memory      at least {(weights + 3 * learning) / 2**20:,.0f} MiB for weights and what learns "
             "(activations come on top)",
             f"device      {subject.device}, {loop.precision}",
             f"run folder  {where}" + (" (continued)" if place.exists else ""),

@@ -29,6 +29,7 @@ from torch import nn
 
 from torchstone._errors import TryAgain
 from torchstone.tracking.checkpoint import disk_full, steps_of, sweep
+from torchstone.tracking.partial import KEPT
 from torchstone.train.hooks import CheckpointInfo
 from torchstone.train.progress import Pace, Progress
 from torchstone.train.retention import point, prune, repair_pointers
@@ -97,7 +98,7 @@ class Saver:
         keeping = self.keeping
         keeping.checkpoints.mkdir(parents=True, exist_ok=True)
         sweep(keeping.checkpoints)
-        self._size = checkpoint_bytes(module, optimizer, keeping.extra)
+        self._size = checkpoint_bytes(module, optimizer, keeping.extra, keeping.model.get(KEPT))
         there = len(steps_of(keeping.checkpoints))
         to_come = pace.saves_at_most(progress.step)
         if to_come:
@@ -115,7 +116,9 @@ class Saver:
         self.wait()
         if self._saved_step == progress.step:
             return
-        snapshot = take_snapshot(module, optimizer, progress, self.keeping.extra)
+        snapshot = take_snapshot(
+            module, optimizer, progress, self.keeping.extra, self.keeping.model.get(KEPT)
+        )
         if not self.saves_aside(snapshot):
             self._write(snapshot, began, began)
             return

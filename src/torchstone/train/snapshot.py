@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from torchstone._errors import ModelError, UsageError
 from torchstone._seeds import restore_rng, rng_state
 from torchstone.tracking.buffers import restore_buffers, unlisted_buffers
 from torchstone.tracking.checkpoint import Checkpoint, write_checkpoint
+from torchstone.tracking.partial import KEPT, part_of, require_base
 from torchstone.tracking.state_file import map_tensors, memory_of
 from torchstone.train.progress import Progress
 
@@ -42,9 +43,13 @@ def take_snapshot(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     extra: Mapping[str, Stateful] | None = None,
+    kept: Collection[str] | None = None,
 ) -> Snapshot:
-    """Everything that the next step depends on. `extra` parts are kept under their names."""
-    entries = module.state_dict(keep_vars=True)
+    """Everything that the next step depends on. `extra` parts are kept under their names.
+
+    `kept`: only these entries of the model, where the others are had from its base.
+    """
+    entries = part_of(module.state_dict(keep_vars=True), kept)
     tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
     state = {
         "optimizer": optimizer.state_dict(),
@@ -98,7 +103,7 @@ def save_snapshot(
     extra: Mapping[str, Stateful] | None = None,
 ) -> Path:
     """Write the checkpoint of `progress.step`, now and here."""
-    snapshot = take_snapshot(module, optimizer, progress, extra)
+    snapshot = take_snapshot(module, optimizer, progress, extra, model.get(KEPT))
     return write_snapshot(checkpoints, snapshot, config_hash=config_hash, model=model)
 
 
@@ -151,7 +156,8 @@ def load_weights(
 ) -> None:
     """Load the weights of a checkpoint; one of another architecture is refused before anything is touched."""
     tensors: dict[str, Any] = {**checkpoint.tensors(), **(extra or {})}
-    differences = shape_differences(module, tensors)
+    kept = checkpoint.model.get(KEPT)
+    differences = shape_differences(module, tensors, kept)
     if differences:
         raise ModelError(
             f"checkpoint {checkpoint.path.name} belongs to another architecture",
@@ -160,12 +166,15 @@ def load_weights(
             + (f"; and {len(differences) - 5} more" if len(differences) > 5 else ""),
             next="give the model that was trained, or start a new run",
         )
-    module.load_state_dict(tensors)
+    require_base(module, checkpoint)
+    module.load_state_dict(tensors, strict=kept is None)
 
 
-def shape_differences(module: nn.Module, tensors: Mapping[str, Any]) -> list[str]:
+def shape_differences(
+    module: nn.Module, tensors: Mapping[str, Any], kept: Collection[str] | None = None
+) -> list[str]:
     """Where names and shapes of a state dict and a module part, in the order of the module."""
-    own = module.state_dict(keep_vars=True)
+    own = part_of(module.state_dict(keep_vars=True), kept)
     differences = []
     for name, value in own.items():
         if name not in tensors:

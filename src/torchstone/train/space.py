@@ -6,7 +6,7 @@ import copy
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,10 +36,13 @@ _CLOSE = 1.25
 
 
 def checkpoint_bytes(
-    module: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Stateful] | None = None
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    extra: Mapping[str, Stateful] | None = None,
+    kept: Collection[str] | None = None,
 ) -> int:
     """Size of a checkpoint once the optimizer has its state. Also finds what cannot be stored at all."""
-    snapshot = take_snapshot(module, optimizer, Progress(), extra)
+    snapshot = take_snapshot(module, optimizer, Progress(), extra, kept)
     size = num_bytes(untie(snapshot.tensors)[0]) + num_bytes(pack(dict(snapshot.state))[1])
     return size + (0 if optimizer.state else state_after_a_step(optimizer)) + _SMALL_FILES
 

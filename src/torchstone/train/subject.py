@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,3 +35,5 @@ class Subject:
     notes: list[str] = field(default_factory=list)
     num_tokens: int | None = None
     """Tokens of one epoch, where they are known."""
+    hooks: Sequence[object] = ()
+    """Watchers that belong to the model."""

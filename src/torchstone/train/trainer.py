@@ -24,6 +24,7 @@ from torchstone.data.loader import Loader
 from torchstone.data.task import TaskSpec
 from torchstone.train.device import choose_device
 from torchstone.train.fit import fit
+from torchstone.train.lora import AdapterKeeper, with_lora
 from torchstone.train.losses import LOSSES, Batch
 from torchstone.train.place import find_place
 from torchstone.train.replay import ReplayedLoader, is_loader
@@ -78,6 +79,7 @@ class Trainer:
             task = self.config.task_name
         self._task = TaskSpec.from_name(task) if isinstance(task, str) else task
         self.loaded = _load(model, self._task, self.config)
+        self._lora: dict[str, Any] | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -122,7 +124,9 @@ class Trainer:
         return result
 
     def _subject(self, train_data: Any, val_data: Any, config: Resolved) -> Subject:
-        loaded, task = self.loaded, self.task
+        if self._lora is None:  # once: a second run goes on with the same adapters
+            self.loaded, self._lora = with_lora(self.loaded, config)
+        loaded, lora, task = self.loaded, self._lora, self.task
         LOSSES.get(task.kind)
         _require_classes(task, loaded)
         notes, tokenizer = list(loaded.notes), self.tokenizer
@@ -153,13 +157,14 @@ class Trainer:
                 packed=isinstance(train_data, str),
                 notes=notes,
             ),
-            model=model_record(loaded),
+            model=(record := model_record(loaded) | lora),
             batches=batches,
             validation=validation,
             device=self.device,
             save_extras=saver(tokenizer),
             sampler=sampler(loaded.adapter, tokenizer, self.device) if can_sample(task, tokenizer) else None,
             notes=notes,
+            hooks=(AdapterKeeper(loaded.module, record),) if lora else (),
         )
 
     def _validation(

@@ -84,6 +84,10 @@ class TrainingConfig:
     accumulate_grad_batches: int | None = _key("train.gradient_accumulation_steps", default=None)
     """Another name of gradient_accumulation_steps."""
     early_stopping_patience: int | None = _key("train.early_stopping_patience")
+    lora_rank: int = _key("train.lora_rank")
+    lora_alpha: float = _key("train.lora_alpha")
+    lora_dropout: float = _key("train.lora_dropout")
+    lora_targets: tuple[str, ...] = _key("train.lora_targets")
     eval_every: int | None = _key("train.eval_every")
     loss_chunk: int | None = _key("train.loss_chunk")
     precision: str | None = _key("train.precision", default=None)
@@ -254,7 +258,7 @@ class TrainingConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingConfig:
         fields: dict[str, Any] = dict(values)
-        for name in ("export_formats", "devices"):
+        for name in ("export_formats", "devices", "lora_targets"):
             if isinstance(fields.get(name), list):
                 fields[name] = tuple(fields[name])
         return cls(**fields)

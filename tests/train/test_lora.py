@@ -59,6 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_checkpoint_holds_the_adapters_and_nothing_of_the_base(trained: Path) -> None:
     checkpoint = open_checkpoint(trained / "checkpoints" / f"step-{STEPS}")
     names = set(checkpoint.tensors())
+    assert set(load_file(trained / "model.safetensors")) == names
     assert names and all(".lora_A." in name or ".lora_B." in name for name in names)
     # Per block: qkv 16 -> 48, out 16 -> 16, up 16 -> 64, down 64 -> 16, each with 4 (in + out) numbers.
     expected = 2 * 4 * ((16 + 48) + (16 + 16) + (16 + 64) + (64 + 16))

@@ -26,7 +26,7 @@ def verify(
     start_logging(quiet, verbose)
     from torchstone.tracking.verify import verify as verified
 
-    found = verified(_folder(target))
+    found = verified(run_or_checkpoint(target, "verify"))
     if as_json:
         print_json(found.to_dict())
     else:
@@ -42,7 +42,8 @@ def verify(
     return 0 if found.verdict == "pass" else 1
 
 
-def _folder(target: str) -> Path:
+def run_or_checkpoint(target: str, command: str) -> Path:
+    """A path that exists, or the folder of a run that is known by its id."""
     path = Path(target).expanduser()
     if path.exists():
         return path
@@ -55,7 +56,7 @@ def _folder(target: str) -> Path:
     if known is None or known.kind not in ("run", "checkpoint"):
         raise UsageError(
             f"{target} is no checkpoint and no run",
-            why="verify takes a checkpoint folder, a run folder or a run id",
+            why=f"{command} takes a checkpoint folder, a run folder or a run id",
             next="torchstone runs list shows the runs that are known",
         )
     return Path(known.path)

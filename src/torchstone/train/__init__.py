@@ -6,11 +6,23 @@ from typing import TYPE_CHECKING
 
 from torchstone._lazy import lazily
 
-__all__ = ["SECTIONS", "LoopConfig", "Stopped", "TrainJob", "TrainResult", "Trainer", "TrainingConfig"]
+__all__ = [
+    "SECTIONS",
+    "LoopConfig",
+    "Stopped",
+    "TrainJob",
+    "TrainResult",
+    "Trainer",
+    "TrainingConfig",
+    "list_checkpoints",
+    "recover_training_results",
+]
 
 if TYPE_CHECKING:
     from torchstone.train.config import SECTIONS as SECTIONS
     from torchstone.train.config import LoopConfig as LoopConfig
+    from torchstone.train.recovery import list_checkpoints as list_checkpoints
+    from torchstone.train.recovery import recover_training_results as recover_training_results
     from torchstone.train.result import Stopped as Stopped
     from torchstone.train.result import TrainResult as TrainResult
     from torchstone.train.run import TrainJob as TrainJob
@@ -27,5 +39,7 @@ __getattr__, __dir__ = lazily(
         "TrainResult": "torchstone.train.result",
         "Trainer": "torchstone.train.trainer",
         "TrainingConfig": "torchstone.train.training_config",
+        "list_checkpoints": "torchstone.train.recovery",
+        "recover_training_results": "torchstone.train.recovery",
     },
 )

@@ -22,7 +22,6 @@ from torchstone._files import replacing, write_json
 from torchstone._seeds import preserved_rng
 from torchstone.adapt.lora import num_parameters
 from torchstone.config.resolve import Resolved
-from torchstone.data.task import TaskSpec
 from torchstone.tracking.checkpoint import WEIGHTS, untie
 from torchstone.tracking.environment import snapshot
 from torchstone.tracking.partial import KEPT, part_of
@@ -37,7 +36,7 @@ from torchstone.train.place import REPORT, Place, choose_checkpoint
 from torchstone.train.precision import numerics
 from torchstone.train.recompute import recomputed_blocks
 from torchstone.train.rehearsal import Rehearsal
-from torchstone.train.result import TrainResult, perplexity
+from torchstone.train.result import TrainResult, with_perplexity
 from torchstone.train.signals import SignalWatch, exit_code_of
 from torchstone.train.start_block import used_settings
 from torchstone.train.subject import Subject
@@ -223,7 +222,10 @@ def _result(
         run_name=folder.name,
         checkpoint=str(engine.latest) if engine.latest else None,
         model_path=model_path,
-        epochs=[_with_perplexity(row, subject.task) for row in progress.epochs],
+        epochs=[
+            with_perplexity(row) if LOSSES.get(subject.task.kind).has_perplexity else dict(row)
+            for row in progress.epochs
+        ],
         warnings=[*subject.notes, *(engine.health.warnings if engine.health else ())],
         sampler=subject.sampler,
     )
@@ -244,16 +246,6 @@ def _save_trained(engine: Engine, folder: RunFolder, kept: Collection[str] | Non
     with replacing(path) as partial:
         save_file({name: each.contiguous() for name, each in written.items()}, partial, metadata=tied)
     return str(path)
-
-
-def _with_perplexity(row: dict[str, Any], task: TaskSpec) -> dict[str, Any]:
-    if not LOSSES.get(task.kind).has_perplexity:
-        return dict(row)
-    return row | {
-        f"{split}/perplexity": perplexity(row[f"{split}/loss"])
-        for split in ("train", "val")
-        if f"{split}/loss" in row
-    }
 
 
 def _summary(result: TrainResult) -> dict[str, Any]:

@@ -176,6 +176,15 @@ class Stopped(Interrupted):
         self.result = result
 
 
+def with_perplexity(row: Mapping[str, Any]) -> dict[str, Any]:
+    """An epoch's row and the perplexities of its losses."""
+    return dict(row) | {
+        f"{split}/perplexity": perplexity(row[f"{split}/loss"])
+        for split in ("train", "val")
+        if row.get(f"{split}/loss") is not None
+    }
+
+
 def perplexity(loss: float) -> float:
     """exp(loss), infinite where that overflows."""
     return math.exp(loss) if loss < 700 else math.inf

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 from torchstone.checks.registry import checks_of
+from torchstone.optim.schedule import SCHEDULES
+from torchstone.train.losses import LOSSES
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -26,3 +28,9 @@ def test_every_schema_names_itself() -> None:
     }
     for name, block in sections:
         assert json.loads(block)["properties"]["schema"] == {"const": name}
+
+
+def test_every_loss_and_schedule_is_in_the_page_on_training() -> None:
+    page = (DOCS / "training.md").read_text()
+    for name in (*LOSSES.names(), *SCHEDULES.names()):
+        assert re.search(rf"^\| `{name}` \|", page, re.MULTILINE), name

@@ -16,6 +16,7 @@ _HOMES = {
     "Adapter": "torchstone.adapt.adapter",
     "Output": "torchstone.adapt.output",
     "check": "torchstone.checks.run",
+    "evaluate": "torchstone.train.evaluate",
     "CheckReport": "torchstone.checks.report",
     "CheckResult": "torchstone.tracking.records",
     "TaskSpec": "torchstone.data.task",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from torchstone.data.task import TaskSpec as TaskSpec
     from torchstone.tracking.records import CheckResult as CheckResult
     from torchstone.train.config import TrainingConfig as TrainingConfig
+    from torchstone.train.evaluate import evaluate as evaluate
     from torchstone.train.trainer import Trainer as Trainer
 
 _getattr, __dir__ = lazily(__name__, _HOMES)

@@ -39,6 +39,8 @@ COMMANDS = [
     ["--version"],
     ["check", "--help"],
     ["train", "--help"],
+    ["generate", "--help"],
+    ["eval", "--help"],
     ["config", "--help"],
     ["runs", "--help"],
     ["doctor", "--help"],

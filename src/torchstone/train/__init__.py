@@ -14,6 +14,8 @@ __all__ = [
     "TrainResult",
     "Trainer",
     "TrainingConfig",
+    "TrainingCoordinator",
+    "UniversalModelAdapter",
     "list_checkpoints",
     "recover_training_results",
 ]
@@ -21,6 +23,8 @@ __all__ = [
 if TYPE_CHECKING:
     from torchstone.train.config import SECTIONS as SECTIONS
     from torchstone.train.config import LoopConfig as LoopConfig
+    from torchstone.train.lightning import TrainingCoordinator as TrainingCoordinator
+    from torchstone.train.lightning import UniversalModelAdapter as UniversalModelAdapter
     from torchstone.train.recovery import list_checkpoints as list_checkpoints
     from torchstone.train.recovery import recover_training_results as recover_training_results
     from torchstone.train.result import Stopped as Stopped
@@ -41,5 +45,7 @@ __getattr__, __dir__ = lazily(
         "TrainingConfig": "torchstone.train.training_config",
         "list_checkpoints": "torchstone.train.recovery",
         "recover_training_results": "torchstone.train.recovery",
+        "TrainingCoordinator": "torchstone.train.lightning",
+        "UniversalModelAdapter": "torchstone.train.lightning",
     },
 )

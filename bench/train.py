@@ -88,8 +88,8 @@ def by_engine(data: torch.Tensor, steps: int, **config: Any) -> float:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         settings = ts.TrainingConfig(
-            batch_size=BATCH, max_steps=steps, epochs=1, learning_rate=1e-3, log_every=10, dashboard=False,
-            checkpoint_dir=str(Path(folder) / "run"), **config,
+            batch_size=BATCH, max_steps=steps, epochs=1, learning_rate=1e-3, log_every=10, layers_every=10,
+            dashboard=False, checkpoint_dir=str(Path(folder) / "run"), **config,
         )  # fmt: skip
         trainer = ts.Trainer(
             model(), settings, task=ts.TaskSpec.language_modeling(VOCABULARY), hooks=clock, device="cpu"

@@ -78,6 +78,10 @@ def _fill(model: LoadedModel, checkpoint: Checkpoint) -> None:
 
     state = checkpoint.state()
     tensors: dict[str, Any] = {**checkpoint.tensors(), **(state.get("model_extra") or {})}
+    # Where averages of the weights were kept, they are what was validated.
+    averages = state.get("extra", {}).get("average", {})
+    tied = checkpoint.manifest.get("tied", {})
+    tensors |= averages | {name: averages[kept] for name, kept in tied.items() if kept in averages}
     require_base(model.module, checkpoint)
     try:
         model.module.load_state_dict(tensors, strict=checkpoint.model.get(KEPT) is None)

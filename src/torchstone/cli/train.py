@@ -50,6 +50,13 @@ def train(
     trust: Annotated[
         bool | None, typer.Option("--trust/--untrusted", help="Run the model's code here, or refuse.")
     ] = None,
+    replay: Annotated[
+        Path | None, typer.Option("--replay", help="Take the bad step of an incident again, on the CPU.")
+    ] = None,
+    certify: Annotated[
+        int | None,
+        typer.Option("--certify", help="Run so many steps twice; are all bits equal?", min=1),
+    ] = None,
     sample: Annotated[int, typer.Option("--sample", help="Tokens of text to show at the end.", min=0)] = 60,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen; write nothing.")] = False,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of everything random.", min=0)] = None,
@@ -79,6 +86,10 @@ def train(
         "train.deterministic": True if deterministic else None,
         "train.random_seed": seed,
     }
+    if replay is not None:
+        from torchstone.cli.proof_view import show_replay
+
+        return show_replay(replay, trust=trust, as_json=as_json)
     with leave_at_once():  # from here on: a signal may come while torch is being imported
         from torchstone.cli.settings import read_settings
         from torchstone.cli.train_view import TrainView
@@ -95,6 +106,10 @@ def train(
             device=device,
             hooks=(view,),
         )
+        if certify is not None:
+            from torchstone.cli.proof_view import show_certificate
+
+            return show_certificate(job, certify, as_json=as_json)
         with redirect_stdout(sys.stderr):  # what a model prints is not our result
             result = run(job)
         if as_json:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from torchstone.train.hooks import CheckpointInfo, EndInfo, EvalInfo, StartInfo, StepInfo
+    from torchstone.train.hooks import CheckpointInfo, EndInfo, EpochInfo, EvalInfo, StartInfo, StepInfo
     from torchstone.train.run import TrainResult
 
 REDRAW_S = 0.1
@@ -44,9 +44,10 @@ class TrainView:
         if self.quiet:
             return
         self._out.print(
-            f"{info.model}: {_counted(info)} on {info.device}, {info.precision}; "
-            f"{info.total_steps} steps ({info.steps_per_epoch} per epoch)"
+            f"{info.model}: {_counted(info)}; {info.total_steps} steps ({info.steps_per_epoch} per epoch)"
         )
+        for name, words in info.settings.items():
+            self._out.print(f"  {name:12} {words}", markup=False)
         if info.first_step:
             self._out.print(f"resumed after step {info.first_step}")
         if not info.has_validation:
@@ -72,6 +73,14 @@ class TrainView:
 
     def on_eval(self, info: EvalInfo) -> None:
         self._val_loss = info.metrics.get("val/loss")
+
+    def on_epoch(self, info: EpochInfo) -> None:
+        if self.quiet:
+            return
+        row = info.row
+        val = f"  val {row['val/loss']:.4f}" if "val/loss" in row else ""
+        times = f"{row['epoch_duration']:.1f} s, {row['eval_duration']:.1f} s of it validation"
+        self._out.print(f"epoch {info.epoch}  loss {row['train/loss']:.4f}{val}  {times}")
 
     def on_checkpoint(self, info: CheckpointInfo) -> None:
         if not self.quiet and self._out.is_terminal is False and info.is_best:
@@ -113,6 +122,8 @@ class TrainView:
                 out.print(f"  {name:12} {value:.4f}")
         if result.best.get("step") is not None:
             out.print(f"  best         step {result.best['step']}, val/loss {result.best['val/loss']:.4f}")
+        if result.epochs:
+            out.print(f"  time         {epoch_times(result.epochs)}")
         for warning in result.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         if self.quiet:
@@ -139,6 +150,17 @@ class TrainView:
 def _counted(info: StartInfo) -> str:
     learns = f" ({info.trainable:,} of them trained)" if info.trainable != info.parameters else ""
     return f"{info.parameters:,} parameters{learns}"
+
+
+def epoch_times(epochs: list[dict[str, Any]]) -> str:
+    """Of all epochs and on average, with the part that was validation."""
+    whole = sum(row["epoch_duration"] for row in epochs)
+    validation = sum(row.get("eval_duration", 0.0) for row in epochs)
+    count = len(epochs)
+    return (
+        f"{whole:.1f} s in {count} epoch{'s' * (count > 1)}, {validation:.1f} s of it validation; "
+        f"on average {whole / count:.1f} s, {validation / count:.1f} s of it validation"
+    )
 
 
 def next_commands(result: TrainResult) -> list[str]:

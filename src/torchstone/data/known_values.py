@@ -38,8 +38,9 @@ def require_known_values(batch: Mapping[str, Tensor], task: TaskSpec | None, nam
     if labels is not None and not labels.is_floating_point():
         limit = task.vocab_size if task.kind in LM_KINDS else task.num_classes
         if limit is not None:
-            real = labels.masked_fill(labels == IGNORED_LABEL, 0)
-            _require_range(real, limit, "labels: value", "range of the labels", name_row)
+            if labels.numel() and int(labels.min()) < 0:
+                labels = labels.masked_fill(labels == IGNORED_LABEL, 0)
+            _require_range(labels, limit, "labels: value", "range of the labels", name_row)
 
 
 def _require_numbers(name: str, values: Tensor, name_row: NameRow) -> None:

@@ -55,7 +55,7 @@ def assemble(
     seed_everything(config.train.random_seed)
     subject.module.to(subject.device)
     optimizer = build_optimizer(subject.module, config.optim)
-    update = _update(subject, config, optimizer)
+    update = update_of(subject, config, optimizer)
     states = _states(subject, config, update)
     progress = Progress() if found is None else restore_snapshot(found, subject.module, optimizer, states)
     writer = MetricWriter(
@@ -67,7 +67,7 @@ def assemble(
     return _engine(subject, config, folder, optimizer, update, states, progress, writer, hooks, watch), writer
 
 
-def _update(subject: Subject, config: Resolved, optimizer: torch.optim.Optimizer) -> Update:
+def update_of(subject: Subject, config: Resolved, optimizer: torch.optim.Optimizer) -> Update:
     """How gradients are applied on this device in this format."""
     trained = [parameter for parameter in subject.module.parameters() if parameter.requires_grad]
     gradients = Gradients(trained, config.optim.max_grad_norm)
@@ -101,18 +101,7 @@ def _engine(
     watch: SignalWatch,
 ) -> Engine:
     loop, task = config.train, subject.task
-    num_outputs = task.num_classes if task.num_classes is not None else task.vocab_size
-    objective = ModelObjective(
-        subject.forward,
-        LOSSES.get(task.kind),
-        subject.ids,
-        subject.device,
-        num_outputs,
-        class_weights=task.class_weights,
-        model_config=subject.model.get("config"),
-        notes=subject.notes,
-    )
-    _cut_loss(objective, subject, config)
+    objective = objective_of(subject, config)
     pace = pace_of(subject, config)
     validation = subject.validation
     return Engine(
@@ -142,7 +131,7 @@ def _engine(
             model=dict(subject.model),
             task=task.kind,
             ids=subject.ids,
-            num_outputs=num_outputs,
+            num_outputs=objective.num_outputs,
             precision=loop.precision,
             seed=loop.random_seed,
         ),
@@ -196,6 +185,23 @@ def refuse_without_effect(config: Resolved, subject: Subject) -> None:
             why="only the logits over a vocabulary are worth being cut",
             next="take the key out",
         )
+
+
+def objective_of(subject: Subject, config: Resolved) -> ModelObjective:
+    """What the steps minimise, whole or by the chunk."""
+    task = subject.task
+    objective = ModelObjective(
+        subject.forward,
+        LOSSES.get(task.kind),
+        subject.ids,
+        subject.device,
+        task.num_classes if task.num_classes is not None else task.vocab_size,
+        class_weights=task.class_weights,
+        model_config=subject.model.get("config"),
+        notes=subject.notes,
+    )
+    _cut_loss(objective, subject, config)
+    return objective
 
 
 def _cut_loss(objective: ModelObjective, subject: Subject, config: Resolved) -> None:

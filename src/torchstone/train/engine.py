@@ -30,7 +30,7 @@ from torchstone._seeds import preserved_rng, torch_rng_state
 from torchstone.tracking.checkpoint import newest_good
 from torchstone.train.average import WeightAverage
 from torchstone.train.health import LayerHealth
-from torchstone.train.hooks import EvalInfo, Hooks, StepInfo
+from torchstone.train.hooks import EpochInfo, EvalInfo, Hooks, StepInfo
 from torchstone.train.nonfinite import NonFinite, Policy, all_finite, diagnose
 from torchstone.train.progress import Pace, Progress
 from torchstone.train.saving import Keeping, Saver
@@ -387,6 +387,8 @@ class Engine:
             row |= progress.last_validation
         progress.epochs.append(row)
         progress.begin_epoch(elapsed)
+        for hear in self.hooks.on_epoch:
+            hear(EpochInfo(epoch=row["epoch"], row=dict(row)))
 
     def _save(self) -> None:
         if self.saver is not None:

@@ -273,13 +273,7 @@ def _note_failure(engine: Engine, folder: RunFolder, store: Store, error: BaseEx
 
 
 def _tell_end(engine: Engine, status: str, reason: str) -> None:
-    info = EndInfo(
-        step=engine.progress.step,
-        status=status,
-        reason=reason,
-        seconds=engine.seconds,
-        epochs=tuple(engine.progress.epochs),
-    )
+    info = EndInfo(step=engine.progress.step, status=status, reason=reason, seconds=engine.seconds)
     for hear in engine.hooks.on_end:
         hear(info)
 

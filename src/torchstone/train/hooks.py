@@ -60,6 +60,16 @@ class EvalInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EpochInfo:
+    """A pass over the training data that is over."""
+
+    epoch: int
+    """From 0."""
+    row: dict[str, Any]
+    """Losses and metrics; `epoch_duration` and the part of it spent validating, `eval_duration`, in s."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
     step: int
     path: Path
@@ -77,8 +87,6 @@ class EndInfo:
     """completed, interrupted or failed."""
     reason: str
     seconds: float
-    epochs: tuple[dict[str, Any], ...] = ()
-    """One row per finished epoch, with `epoch_duration` and `eval_duration` in seconds."""
 
 
 class Hook(Protocol):
@@ -87,6 +95,7 @@ class Hook(Protocol):
     def on_start(self, info: StartInfo) -> None: ...
     def on_step(self, info: StepInfo) -> None: ...
     def on_eval(self, info: EvalInfo) -> None: ...
+    def on_epoch(self, info: EpochInfo) -> None: ...
     def on_checkpoint(self, info: CheckpointInfo) -> None: ...
     def on_end(self, info: EndInfo) -> None: ...
 
@@ -98,6 +107,7 @@ class Hooks:
         self.on_start = _listeners(hooks, "on_start")
         self.on_step = _listeners(hooks, "on_step")
         self.on_eval = _listeners(hooks, "on_eval")
+        self.on_epoch = _listeners(hooks, "on_epoch")
         self.on_checkpoint = _listeners(hooks, "on_checkpoint")
         self.on_end = _listeners(hooks, "on_end")
 

@@ -80,7 +80,7 @@ def _norms(gradients: list[Tensor]) -> list[Tensor]:
     if all(each.dtype == first.dtype and each.device == first.device for each in gradients):
         return list(torch._foreach_norm(gradients))
     home = first.device
-    return [torch.linalg.vector_norm(each, dtype=torch.float32).to(home) for each in gradients]
+    return [torch.linalg.vector_norm(each).to(home, torch.float32) for each in gradients]
 
 
 def clip_factor(norm: float, max_norm: float | None) -> float:

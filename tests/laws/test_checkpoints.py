@@ -212,6 +212,29 @@ def test_each_call_killing_the_writer_leaves_a_readable_store(tmp_path: Path) ->
         assert open_checkpoint(write(checkpoints, 2)).step == 2
 
 
+def test_all_is_flushed_before_the_name_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[tuple[str, int]] = []
+    fsync, rename = os.fsync, os.rename
+
+    def flushed(descriptor: int) -> None:
+        fsync(descriptor)
+        events.append(("flush", os.fstat(descriptor).st_ino))
+
+    def renamed(source: Path, target: Path) -> None:
+        rename(source, target)
+        events.append(("name", os.stat(target).st_ino))
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "rename", renamed)
+    path = write(tmp_path, 1)
+    named = events.index(("name", path.stat().st_ino))
+    before, after = events[:named], events[named + 1 :]
+    assert {("flush", each.stat().st_ino) for each in (path, *path.iterdir())} <= set(before)
+    assert ("flush", tmp_path.stat().st_ino) in after
+
+
 def test_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, 1)
     Fault(monkeypatch, full, at=4)

@@ -108,7 +108,7 @@ def test_a_run_goes_on_when_there_is_space_again(
         def on_checkpoint(self, info: CheckpointInfo) -> None:
             saved.append(info.step)
 
-    loop = {"checkpoint_every": 4, "eval_every": 100, "async_save": aside}
+    loop = {"checkpoint_every": 4, "eval_every": 100, "async_save": aside, "keep_last": 1}
     engine = small_engine(small_disk, loop=loop, hooks=(FillAt(small_disk, 6), Listen()))
     assert engine.run().status == "completed"
     assert len(waiting.said) == 3

@@ -224,7 +224,7 @@ def test_all_is_flushed_before_the_name_and_the_name_after(
 
     def renamed(source: Path, target: Path) -> None:
         rename(source, target)
-        events.append(("name", os.stat(target).st_ino))
+        events.append(("name", target.stat().st_ino))
 
     monkeypatch.setattr(os, "fsync", flushed)
     monkeypatch.setattr(os, "rename", renamed)

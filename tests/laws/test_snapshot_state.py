@@ -19,6 +19,7 @@ from torchstone._errors import ModelError, UsageError
 from torchstone._files import read_json, write_json
 from torchstone._seeds import rng_state
 from torchstone.tracking.checkpoint import damage, open_checkpoint, sha256, write_checkpoint
+from torchstone.tracking.tensor_file import NotStorable
 from torchstone.train.hooks import StepInfo
 from torchstone.train.progress import Progress
 from torchstone.train.snapshot import restore_snapshot, save_snapshot
@@ -123,6 +124,18 @@ def test_another_model_is_refused_by_the_buffer_it_lacks(tmp_path: Path) -> None
     other = nn.ModuleDict({"a": nn.Linear(2, 2)})
     with pytest.raises(ModelError, match="no module b"):
         restore_snapshot(checkpoint, other, torch.optim.AdamW(other.parameters()))
+
+
+def test_a_state_that_no_checkpoint_can_hold_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    class Odd(TinyLM):
+        def get_extra_state(self) -> Any:
+            return {"thresholds": {3, 4}}
+
+        def set_extra_state(self, state: Any) -> None: ...
+
+    with pytest.raises(NotStorable, match=r"builtins\.set") as caught:
+        small_engine(tmp_path, module=Odd(), hooks=(StopAt(1),)).run()
+    assert caught.value.where == "model_extra._extra_state.thresholds"
 
 
 def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:

@@ -160,7 +160,9 @@ def sampler(adapter: Any, tokenizer: Any, device: Any) -> Callable[[int, str | N
 def describe(subject: Subject, job: TrainJob, place: Place) -> TrainResult:
     """A dry run: what would be trained, for how long, and the memory it takes at least."""
     from torchstone.adapt.lora import num_parameters
+    from torchstone.optim.registry import build_optimizer
     from torchstone.train.assembly import pace_of
+    from torchstone.train.space import checkpoint_bytes, checkpoints_at_once, readable
 
     pace = pace_of(subject, job.settings)
     trainable, parameters = num_parameters(subject.module)
@@ -168,6 +170,8 @@ def describe(subject: Subject, job: TrainJob, place: Place) -> TrainResult:
     learning = sum(p.numel() * p.element_size() for p in subject.module.parameters() if p.requires_grad)
     where = str(place.run_dir) if place.run_dir is not None else "a new folder under runs/"
     loop = job.settings.train
+    size = checkpoint_bytes(subject.module, build_optimizer(subject.module, job.settings.optim))
+    at_once = checkpoints_at_once(loop.keep_last, loop.keep_best, pace.saves_at_most(0))
     return TrainResult(
         run_id="",
         run_dir=str(place.run_dir or ""),
@@ -184,6 +188,7 @@ def describe(subject: Subject, job: TrainJob, place: Place) -> TrainResult:
             f"memory      at least {(weights + 3 * learning) / 2**20:,.0f} MiB for weights and what learns "
             "(activations come on top)",
             f"device      {subject.device}, {loop.precision}",
+            f"disk        {readable(size)} per checkpoint, up to {at_once} at once",
             f"run folder  {where}" + (" (continued)" if place.exists else ""),
         ],
         warnings=list(subject.notes),

@@ -26,7 +26,8 @@ DURATIONS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 def train(
     target: Target = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="builtin:stdlib, a file, a folder or a glob.")
+        str | None,
+        typer.Option("--data", help="builtin:stdlib, a file, folder or glob; .bin or .npy of ids."),
     ] = None,
     task: Annotated[str | None, typer.Option("--task", help="The task, where the guess is wrong.")] = None,
     defconfig: Annotated[str | None, typer.Option("--defconfig", help="Start from this defconfig.")] = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from zoo.library import LIBRARY
+from zoo.spm import metaspace_tokenizer
 from zoo.tiny import LIMIT as TINY_LIMIT
 from zoo.tiny import TinyGPT
 
@@ -20,6 +22,8 @@ from torchstone._errors import DataError, ModelError, UsageError
 from torchstone.adapt.adapter import Adapter
 from torchstone.adapt.continuation import continue_text
 from torchstone.adapt.generate import Sampling, choose, decode, generate
+from torchstone.adapt.load import load
+from torchstone.adapt.tokenizer_of import find_tokenizer
 from torchstone.data.byte_tokenizer import ByteTokenizer
 from torchstone.nn.gpt import GPT, GPTConfig
 
@@ -200,3 +204,16 @@ def test_without_a_tokenizer_ids_are_continued() -> None:
 def test_an_empty_prompt_begins_where_a_document_begins() -> None:
     made, _ = spell("ab", "")
     assert made.prompt_ids == [257]
+
+
+def test_prompts_of_hub_models_get_the_marks_of_their_own_template(tmp_path: Path) -> None:
+    """A folder in the library's form: its tokenizer begins every text with <s>."""
+    model = NAMES["llama"].build()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(metaspace_tokenizer(["a cat sat"] * 3)._library.to_str())
+    loaded, tokenizer = load(f"hf:{tmp_path}"), find_tokenizer(f"hf:{tmp_path}")
+    assert tokenizer is not None
+    sampling = Sampling(max_new_tokens=3, temperature=0, num_ids=tokenizer.vocab_size)
+    plain = continue_text(loaded.adapter, tokenizer, "a cat", sampling)
+    marked = continue_text(loaded.adapter, tokenizer, "a cat", sampling, marked=True)
+    assert marked.prompt_ids == [1, *plain.prompt_ids] and len(marked.samples[0].ids) == 3

@@ -75,6 +75,12 @@ def test_a_run_has_the_loss_that_its_training_recorded(a_run: Path) -> None:
     assert not any("recorded" in each for each in best.notes)
 
 
+def test_a_run_that_averaged_its_weights_is_scored_with_the_averages(tmp_path: Path) -> None:
+    found = score(trained(tmp_path, **{"train.ema_decay": 0.5}))
+    assert found.recorded is not None and found.recorded["difference"] == 0.0
+    assert any("averages" in each for each in found.notes)
+
+
 def test_other_data_than_the_run_knew_is_told(tmp_path: Path) -> None:
     a_run = trained(tmp_path, **{"train.eval_every": 12})
     for each in (tmp_path / "texts").iterdir():

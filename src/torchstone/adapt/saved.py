@@ -94,3 +94,10 @@ def _fill(model: LoadedModel, checkpoint: Checkpoint) -> None:
             next=f"{checkpoint.model['target']} is no longer what was trained; bring that back",
         ) from None
     restore_buffers(model.module, state.get("buffers") or {})
+    averaged = (state.get("extra") or {}).get("average")
+    if averaged:
+        # What training validated and saved at its end, where it kept averages.
+        parameters = dict(model.module.named_parameters())
+        for name, value in averaged.items():
+            parameters[name].data.copy_(value)
+        model.notes.append("its weights are the averages that train.ema_decay kept")

@@ -185,7 +185,7 @@ def _compare(result: EvalResult, checkpoint: Checkpoint) -> None:
     if not abs(difference) <= SAME * max(1.0, abs(recorded)):
         result.notes.append(
             f"the run recorded val/loss {recorded:.6f} at this step, {abs(difference):.2g} away: "
-            "its data came from Python or has changed since, or averaged weights were validated"
+            "its data was passed in from Python, or has changed since"
         )
 
 

@@ -53,6 +53,7 @@ def test_one_package_has_one_version_everywhere() -> None:
         assert {name: dev.get(name) for name in pins(file)} == pins(file)
 
 
+@pytest.mark.timeout(400)  # pip reads the metadata of 150 packages; on a busy machine that takes minutes
 @pytest.mark.parametrize("file", EXTRAS)
 def test_pip_resolves_the_pins(file: str) -> None:
     package = f"{ROOT}[{','.join(EXTRAS[file])}]"

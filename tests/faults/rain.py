@@ -6,6 +6,7 @@ nothing happened to. Every draw comes from a seed that is printed, so that a fai
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 from collections import Counter
@@ -138,8 +139,6 @@ class Rain:
 def kind_of(fault: dict[str, Any], told: dict[str, Any]) -> str:
     """What the table calls it: the action and the place."""
     if "errno" in fault:
-        import errno
-
         action = errno.errorcode[fault["errno"]] + ("+KILL" if "kill_at" in fault else "")
     else:
         action = "+".join(fault.get("signals", KILL)).replace("SIG", "")
@@ -158,6 +157,19 @@ def outcome_of(told: dict[str, Any]) -> str:
     if told["code"] < 0:
         return f"died of signal {-told['code']}"
     return "went on" if told["code"] == 0 else f"exit {told['code']}"
+
+
+def draw_other(rng: random.Random, labels: Sequence[str]) -> dict[str, Any]:
+    """A signal, two, or a call that fails; a full disk seldom, because it is waited for."""
+    signals = rng.choices(["SIGTERM", "SIGINT", "SIGUSR1"], k=rng.choice([1, 1, 2]))
+    way = rng.random()
+    if way < 0.3:
+        place = rng.choice(list(PLACES))
+        return {"place": place, "count": rng.randint(1, PLACES[place]), "what": "signals", "signals": signals}
+    at = {"io": rng.choice(labels), "count": 1 + min(int(rng.expovariate(0.7)), 8)}
+    if way < 0.6:
+        return {**at, "signals": signals}
+    return {**at, "errno": errno.EIO if way < 0.95 else errno.ENOSPC}
 
 
 def draw_kill(rng: random.Random, labels: Sequence[str], longest_s: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The long run: thousands of kills. `make campaign`, by hand.
+"""The long run: thousands of kills, signals and failing calls among them. `make campaign`, by hand.
 
 TORCHSTONE_CAMPAIGN_KILLS=2000     how many, at least
 TORCHSTONE_CAMPAIGN_SEED=0         of the draws; share n uses seed + n, so one share can be run alone
@@ -17,12 +17,14 @@ from typing import Any
 
 import pytest
 from faults.job import Job, Server
-from faults.rain import Rain, Tally, draw_kill
+from faults.rain import Rain, Tally, draw_kill, draw_other
 
 KILLS = int(os.environ.get("TORCHSTONE_CAMPAIGN_KILLS", "2000"))
 SEED = int(os.environ.get("TORCHSTONE_CAMPAIGN_SEED", "0"))
 REPORT = Path(os.environ.get("TORCHSTONE_CAMPAIGN_REPORT", "build/campaign")).absolute()
 PER_SHARE = 50
+OTHERS = 0.2
+"""Share of signals and failing calls among the faults."""
 
 
 @pytest.mark.campaign
@@ -39,7 +41,8 @@ def test_campaign(
     rain = Rain(new_job, reference, seed)
     with server.watching(tmp_path) as seen:
         while rain.tally.kills < PER_SHARE:
-            rain.strike(draw_kill(rng, labels, longest_s=0.4))
+            other = rng.random() < OTHERS
+            rain.strike(draw_other(rng, labels) if other else draw_kill(rng, labels, longest_s=0.4))
         rain.finish()
     rain.tally.broken += seen["broken"]
     rain.tally.opened = seen["opened"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import signal
@@ -41,6 +42,26 @@ def test_every_kind_of_call_failing_once(
         assert told["code"] in (0, 75), label
     rain.finish()
     assert rain.tally.broken == []
+
+
+@needs_calls
+def test_a_power_cut_finds_a_checkpoint_whole_or_not_at_all(new_job: Callable[..., Job]) -> None:
+    """No kill shows what is only in the kernel's memory, so the order of the calls has to tell."""
+    told = new_job().train(trace=True)
+    named = "rename one/checkpoints/.step-N.N.partial"
+    saves = "\n".join(told["trace"]).split(named + "\n")
+    assert len(saves) > 4
+    for before, after in itertools.pairwise(saves):
+        calls = before.splitlines()
+        written = {call.split(" ", 1)[1] for call in calls if call.startswith(("write ", "pwrite64 "))}
+        files = {path for path in written if path.startswith("one/checkpoints/.step-N.N.partial/")}
+        assert len(files) >= 3
+        for path in files:
+            kept = [place for place, call in enumerate(calls) if call == f"fsync {path}"]
+            changed = [place for place, call in enumerate(calls) if call.endswith(f"write {path}")]
+            assert kept and kept[-1] > changed[-1], f"{path} is named before it is on the disk"
+        then = after.splitlines()
+        assert then.index("fsync one/checkpoints") < then.index("rename one/.latest.N.partial")
 
 
 @needs_calls

@@ -108,9 +108,6 @@ def test_learning_rates_that_are_none(value: object) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("strategy", "ddp"),
-        ("devices", 2),
-        ("num_nodes", 2),
         ("wandb_project", "mine"),
         ("export_bundle", True),
         ("export_formats", ("onnx",)),
@@ -169,3 +166,23 @@ def test_needs_no_torch() -> None:
     code = "import sys, torchstone; torchstone.TrainingConfig().validate(); print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "False"
+
+
+def test_strategy_and_devices_take_the_familiar_spellings() -> None:
+    loop = TrainingConfig(strategy="fsdp_native", devices="2", num_nodes=3).resolved().train
+    assert (loop.strategy, loop.devices, loop.num_nodes) == ("fsdp", 2, 3)
+    assert TrainingConfig(devices="auto").resolved().train.devices is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"strategy": "fdsp"}, "did you mean 'fsdp'"),
+        ({"devices": (0, 1)}, "CUDA_VISIBLE_DEVICES"),
+        ({"devices": "many"}, "devices"),
+        ({"devices": 0}, "devices"),
+    ],
+)
+def test_impossible_devices_are_refused(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        TrainingConfig(**fields).validate()

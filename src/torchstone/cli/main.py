@@ -64,7 +64,8 @@ def run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     verbose = any(each in ("-v", "-vv", "--verbose") for each in arguments)
     try:
-        code = app(args=list(arguments), prog_name="torchstone", standalone_mode=False)
+        # A command that starts itself again in several processes needs the line as it was typed.
+        code = app(args=list(arguments), prog_name="torchstone", standalone_mode=False, obj=tuple(arguments))
         return code if isinstance(code, int) else 0
     except TorchstoneError as error:
         return _report(error, as_json, verbose)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -19,11 +20,13 @@ from torchstone.cli.session import (
     print_json,
     start_logging,
 )
+from torchstone.train.rank_place import rank_place
 
 DURATIONS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def train(
+    context: typer.Context,
     target: Target = None,
     data: Annotated[
         str | None,
@@ -48,6 +51,12 @@ def train(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Refuse operations without a deterministic form.")
     ] = False,
+    strategy: Annotated[
+        str | None, typer.Option("--strategy", help="Several devices: auto, ddp or fsdp.")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option("--devices", help="Processes to start, one per GPU or CPU core.", min=1)
+    ] = None,
     trust: Annotated[
         bool | None, typer.Option("--trust/--untrusted", help="Run the model's code here, or refuse.")
     ] = None,
@@ -73,7 +82,11 @@ def train(
 
     Example:  torchstone train --defconfig quickstart --set train.epochs=2 --run-dir runs/q --resume auto
     """
+    place = rank_place(os.environ)
+    if place is not None and not place.main and not verbose:
+        quiet = True  # rank 0 says it all
     start_logging(quiet, verbose)
+    from torchstone.train.launch import as_rank
     from torchstone.train.signals import leave_at_once
 
     flags = {
@@ -86,17 +99,25 @@ def train(
         "train.checkpoint_every": checkpoint_every,
         "train.deterministic": True if deterministic else None,
         "train.random_seed": seed,
+        "train.strategy": strategy,
+        "train.devices": devices,
     }
     if replay is not None:
         from torchstone.cli.proof_view import show_replay
 
         return show_replay(replay, trust=trust, as_json=as_json)
-    with leave_at_once():  # from here on: a signal may come while torch is being imported
+    # From here on: a signal may come while torch is being imported.
+    with as_rank(verbose=bool(verbose)) as rank, leave_at_once():
         from torchstone.cli.settings import read_settings
         from torchstone.cli.train_view import TrainView
+        from torchstone.train.devices import processes_to_launch
+        from torchstone.train.launch import launch
         from torchstone.train.run import TrainJob, run
 
         settings = read_settings(config=config, defconfig=defconfig, assignments=set_ or [], flags=flags)
+        processes = processes_to_launch(settings.train, device)
+        if processes > 1 and not dry_run and certify is None:
+            return launch(processes, context.obj, verbose=bool(verbose))
         view = TrainView(quiet=quiet or as_json, sample_tokens=sample)
         job = TrainJob(
             settings,
@@ -113,11 +134,13 @@ def train(
             return show_certificate(job, certify, as_json=as_json)
         with redirect_stdout(sys.stderr):  # what a model prints is not our result
             result = run(job)
-        if as_json:
-            print_json(result.to_dict())
-        else:
-            view.show(result)
-    return result.exit_code
+        rank.ended(result.exit_code)
+        if place is None or place.main:
+            if as_json:
+                print_json(result.to_dict())
+            else:
+                view.show(result)
+    return rank.exit_code
 
 
 def seconds(text: str) -> float:

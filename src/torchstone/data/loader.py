@@ -21,6 +21,7 @@ from torchstone._errors import ConfigError, DataError
 from torchstone._seeds import preserved_rng
 from torchstone.data.dataset import Batch, Dataset
 from torchstone.data.known_values import require_known_values
+from torchstone.data.part import WHOLE, Part, StandIn
 from torchstone.data.task import TaskSpec
 from torchstone.data.workers import drawn_by_workers
 
@@ -31,7 +32,8 @@ class Loader:
     """Every example once per epoch; the last batch may be smaller.
 
     `max_samples` takes that many examples, spread evenly over the dataset. With a `task` that knows its
-    sizes, ids and labels are held to them.
+    sizes, ids and labels are held to them. With a `part`, only that slice of each batch is read; the state
+    is the same for all parts, so it resumes with any number of them.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Loader:
         max_samples: int | None = None,
         task: TaskSpec | None = None,
         num_workers: int = 0,
+        part: Part = WHOLE,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(
@@ -58,6 +61,7 @@ class Loader:
         self.task = task
         self.num_workers = num_workers
         """Processes that make the batches; 0: this one."""
+        self.part = part
         self.epoch = 0
         self.num_examples = len(dataset) if max_samples is None else min(max_samples, len(dataset))
         self._consumed = 0
@@ -68,15 +72,16 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[Batch, State]]:
         epoch, consumed = self.epoch, self._consumed
-        chosen = self._chosen(epoch, consumed)
-        for indices, batch in zip(chosen, self._drawn(chosen, epoch, consumed), strict=True):
-            require_known_values(batch, self.task, partial(_name_row, indices))
-            consumed += len(indices)
-            yield batch, self._state(epoch, consumed)
+        cuts = self._chosen(epoch, consumed)
+        for number, batch in enumerate(self._drawn(cuts, epoch, consumed)):
+            require_known_values(batch, self.task, partial(_name_row, cuts[number]))
+            consumed = min(consumed + self.batch_size, self.num_examples)
+            counts = cuts.holds_examples(number)
+            yield batch if counts else StandIn(batch), self._state(epoch, consumed)
         self.epoch, self._consumed = epoch + 1, 0
 
     def _chosen(self, epoch: int, consumed: int) -> _Cuts:
-        return _Cuts(self.order(epoch)[consumed:], self.batch_size)
+        return _Cuts(self.order(epoch)[consumed:], self.batch_size, self.part)
 
     def _drawn(self, chosen: _Cuts, epoch: int, consumed: int) -> Iterator[Batch]:
         if not self.num_workers:
@@ -139,10 +144,13 @@ def _name_row(indices: Sequence[int], row: int) -> str:
 
 
 class _Cuts(Sequence[list[int]]):
-    """An order cut into batches, each when it is asked for: lists of an epoch's indices would be large."""
+    """What is read for each batch of an order, cut when it is asked for: an epoch's lists would be large.
 
-    def __init__(self, order: np.ndarray[Any, Any], batch_size: int) -> None:
-        self.order, self.batch_size = order, batch_size
+    A part without examples reads the first of the batch, to stand in.
+    """
+
+    def __init__(self, order: np.ndarray[Any, Any], batch_size: int, part: Part) -> None:
+        self.order, self.batch_size, self.part = order, batch_size, part
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch_size)
@@ -150,5 +158,13 @@ class _Cuts(Sequence[list[int]]):
     def __getitem__(self, number: Any) -> Any:
         if not 0 <= number < len(self):
             raise IndexError(number)
-        cut: list[int] = self.order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
-        return cut
+        whole = self._whole(number)
+        mine: list[int] = (self.part.of(whole) if self.holds_examples(number) else whole[:1]).tolist()
+        return mine
+
+    def holds_examples(self, number: int) -> bool:
+        low, high = self.part.bounds(len(self._whole(number)))
+        return high > low
+
+    def _whole(self, number: int) -> np.ndarray[Any, Any]:
+        return self.order[number * self.batch_size : (number + 1) * self.batch_size]

@@ -3,6 +3,7 @@
     checkpoints/step-700/model.safetensors   weights; tied ones once
                          state.safetensors   tensors of everything else
                          state.json          how they hang together, and all that is no tensor
+                         shards/             tensors that were split over several processes, if any
                          manifest.json       size and sha256 of each file, config hash, the model's origin
     checkpoints/quarantine/                  folders that failed verification
 
@@ -33,6 +34,8 @@ from torchstone._files import flush, read_json, sha256, sha256_bytes, write_json
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from torchstone.tracking.shards import Shards
+
 SCHEMA = "torchstone.checkpoint/1"
 WEIGHTS = "model.safetensors"
 STATE = "state.json"
@@ -41,6 +44,9 @@ OLDER_STATE = "state.pt"
 MANIFEST = "manifest.json"
 SEAL = "manifest_sha256"
 QUARANTINE = "quarantine"
+SHARDS = "shards"
+SPLIT_WEIGHTS, SPLIT_STATE = "model/", "state/"
+"""What names of split tensors begin with."""
 _NAME = re.compile(r"step-(\d+)")
 _HASHED_ASIDE = 4 << 20
 """Bytes above which a thread that hashes is worth its start."""
@@ -67,11 +73,20 @@ class Checkpoint:
         """What rebuilds the model: target, class, config."""
         return dict(self.manifest.get("model") or {})
 
+    @property
+    def is_split(self) -> bool:
+        """Whether several processes wrote it, each a part."""
+        return any(name.startswith(f"{SHARDS}/") for name in self.manifest["files"])
+
     def tensors(self) -> dict[str, Tensor]:
         """The model's state dict, tied entries under all their names."""
         from safetensors.torch import load_file
 
         tensors: dict[str, Tensor] = load_file(self.path / WEIGHTS)
+        if self.is_split:
+            from torchstone.tracking.shards import read_shards
+
+            tensors |= read_shards(self.path / SHARDS, SPLIT_WEIGHTS)
         for name, kept in self.manifest.get("tied", {}).items():
             tensors[name] = tensors[kept]
         return tensors
@@ -93,7 +108,12 @@ class Checkpoint:
 
         from torchstone.tracking.state_file import unpack
 
-        state = unpack(read_json(self.path / STATE), load_file(self.path / STATE_TENSORS))
+        tensors: dict[str, Tensor] = load_file(self.path / STATE_TENSORS)
+        if self.is_split:
+            from torchstone.tracking.shards import read_shards
+
+            tensors |= read_shards(self.path / SHARDS, SPLIT_STATE)
+        state = unpack(read_json(self.path / STATE), tensors)
         return state
 
 
@@ -106,8 +126,11 @@ def write_checkpoint(
     config_hash: str,
     model: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
+    shards: Shards | None = None,
 ) -> Path:
     """Write `checkpoints/step-N`; a sound one that is already there stays: a step is saved once.
+
+    `shards` hold the content of the split tensors, and become part of the checkpoint.
 
     Errors: DiskFull, NotStorable (a value that no checkpoint can hold, by its path), OSError.
     """
@@ -130,7 +153,7 @@ def write_checkpoint(
         with disk_full(f"no space left for the checkpoint of step {step}", checkpoints):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            _fill(partial, record, tensors, state)
+            _fill(partial, record, tensors, state, shards)
             partial.rename(final)
             flush(checkpoints)
     finally:
@@ -155,16 +178,23 @@ def disk_full(what: str, where: Path) -> Iterator[None]:
 
 
 def _fill(
-    folder: Path, record: Mapping[str, Any], tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+    folder: Path,
+    record: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    shards: Shards | None,
 ) -> None:
     import torch
 
     from torchstone.tracking.hashed_file import hashed_file
-    from torchstone.tracking.state_file import pack
+    from torchstone.tracking.state_file import is_split, pack
     from torchstone.tracking.tensor_file import num_bytes, write_tensors
 
     kept, tied = untie(tensors)
     structure, state_tensors = pack(dict(state))
+    if shards is not None:
+        kept = {name: tensor for name, tensor in kept.items() if not is_split(tensor)}
+        state_tensors = {name: tensor for name, tensor in state_tensors.items() if not is_split(tensor)}
     large = num_bytes(kept) + num_bytes(state_tensors) > _HASHED_ASIDE
     hasher = ThreadPoolExecutor(1, thread_name_prefix="torchstone-hash") if large else None
     try:
@@ -180,6 +210,9 @@ def _fill(
     finally:
         if hasher is not None:
             hasher.shutdown(cancel_futures=True)
+    if shards is not None:
+        shards.folder.rename(folder / SHARDS)
+        files |= {f"{SHARDS}/{name}": dict(file) for name, file in shards.files.items()}
     manifest = {**record, "torch": str(torch.__version__), "tied": tied, "files": files}
     write_json(folder / MANIFEST, {**manifest, SEAL: seal_of(manifest)})
 
@@ -258,7 +291,11 @@ def damage(path: Path) -> list[str]:
     needed = {WEIGHTS} | ({OLDER_STATE} if OLDER_STATE in expected else {STATE, STATE_TENSORS})
     if missing := needed - expected.keys():
         return [f"{MANIFEST} does not list {', '.join(sorted(missing))}"]
-    if strange := [name for name in expected if Path(name).name != name]:
+    if strange := [
+        name
+        for name in expected
+        if Path(name.removeprefix(f"{SHARDS}/")).name != name.removeprefix(f"{SHARDS}/")
+    ]:
         return [f"{MANIFEST} lists {strange[0]!r}, which lies elsewhere"]
     with ThreadPoolExecutor(2) as readers:
         found = readers.map(

@@ -146,9 +146,14 @@ class _Packer:
         return name
 
 
+def is_split(tensor: Tensor) -> bool:
+    """Whether other processes hold parts of it (a DTensor)."""
+    return hasattr(tensor, "device_mesh")
+
+
 def memory_of(tensor: Tensor) -> tuple[Any, ...]:
     """Equal for two tensors that are the same values in the same memory."""
-    if not tensor.numel():
+    if not tensor.numel() or is_split(tensor):  # they have no address
         return (id(tensor),)
     return (
         tensor.data_ptr(),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from torchstone._errors import (
     ConfigError,
 )
-from torchstone._seeds import preserved_rng, seed_everything
+from torchstone._seeds import preserved_rng
 from torchstone.config.resolve import Resolved
 from torchstone.optim.registry import build_optimizer
 from torchstone.optim.schedule import learning_rate_at
@@ -20,6 +23,7 @@ from torchstone.tracking.store import Store
 from torchstone.tracking.writer import MetricWriter
 from torchstone.train.average import WeightAverage
 from torchstone.train.chunked_loss import chunk_of
+from torchstone.train.devices import refuse_apart
 from torchstone.train.engine import Engine
 from torchstone.train.health import LayerHealth
 from torchstone.train.hooks import Hooks
@@ -30,13 +34,14 @@ from torchstone.train.objective import ModelObjective, PreparedBatches, validati
 from torchstone.train.place import Place
 from torchstone.train.precision import autocast_of, require_usable
 from torchstone.train.progress import Pace, Progress
+from torchstone.train.ranks import IN_PLACE, Spread
 from torchstone.train.saving import Keeping
 from torchstone.train.signals import SignalWatch
 from torchstone.train.snapshot import Stateful, restore_snapshot
 from torchstone.train.split_head import choose_split
 from torchstone.train.step import Recipe
 from torchstone.train.subject import Subject
-from torchstone.train.update import DeviceUpdate, Gradients, HostUpdate, ScaledUpdate, Update
+from torchstone.train.update import DeviceUpdate, HostUpdate, ScaledUpdate, Update
 
 log = logging.getLogger(__name__)
 
@@ -52,25 +57,62 @@ def assemble(
     watch: SignalWatch,
 ) -> tuple[Engine, MetricWriter]:
     """Optimizer, state, rows and loop, at the beginning or where the checkpoint was taken."""
-    seed_everything(config.train.random_seed)
-    subject.module.to(subject.device)
-    optimizer = build_optimizer(subject.module, config.optim)
-    update = update_of(subject, config, optimizer)
-    states = _states(subject, config, update)
-    progress = Progress() if found is None else restore_snapshot(found, subject.module, optimizer, states)
+    learner = _learner(subject, config, found)
     writer = MetricWriter(
         store,
         folder.run_id,
         spill=folder.path / "metrics.spill.jsonl",
-        resume_after=progress.step if place.exists else None,
+        resume_after=learner.progress.step if place.exists else None,
     )
-    return _engine(subject, config, folder, optimizer, update, states, progress, writer, hooks, watch), writer
+    return _engine(subject, config, folder.path, learner, writer, hooks, watch), writer
 
 
-def update_of(subject: Subject, config: Resolved, optimizer: torch.optim.Optimizer) -> Update:
+def follow(
+    subject: Subject, config: Resolved, run_dir: Path, found: Checkpoint | None, watch: SignalWatch
+) -> Engine:
+    """The engine of a rank whose rows, folder and hooks are rank 0's."""
+    return _engine(subject, config, run_dir, _learner(subject, config, found), _NoRows(), Hooks(()), watch)
+
+
+class _NoRows:
+    """Rows of a rank that keeps none."""
+
+    def log(self, step: int, row: Mapping[str, float]) -> None: ...
+    def flush(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Learner:
+    """What the steps change, on its device or devices."""
+
+    spread: Spread
+    optimizer: torch.optim.Optimizer
+    update: Update
+    states: dict[str, Stateful]
+    progress: Progress
+
+
+def _learner(subject: Subject, config: Resolved, found: Checkpoint | None) -> _Learner:
+    ranks, loop = subject.ranks, config.train
+    ranks.seed(loop.random_seed, 0 if found is None else found.step)
+    subject.module.to(subject.device)
+    spread = ranks.spread(subject.module, loop.strategy, subject.device, loop.precision)
+    optimizer = build_optimizer(subject.module, config.optim)
+    update = update_of(subject, config, optimizer, spread)
+    states = _states(subject, config, update)
+    progress = Progress()
+    if found is not None:
+        found = spread.opened(found, optimizer)
+        progress = restore_snapshot(found, subject.module, optimizer, states, rank=ranks.rank)
+    return _Learner(spread, optimizer, update, states, progress)
+
+
+def update_of(
+    subject: Subject, config: Resolved, optimizer: torch.optim.Optimizer, spread: Spread = IN_PLACE
+) -> Update:
     """How gradients are applied on this device in this format."""
     trained = [parameter for parameter in subject.module.parameters() if parameter.requires_grad]
-    gradients = Gradients(trained, config.optim.max_grad_norm)
+    gradients = spread.gradients(trained, config.optim.max_grad_norm)
     if config.train.precision == "fp16":
         return ScaledUpdate(gradients, subject.device)
     if subject.device.type == "cuda" and DeviceUpdate.suits(optimizer):
@@ -91,30 +133,27 @@ def _states(subject: Subject, config: Resolved, update: Update) -> dict[str, Sta
 def _engine(
     subject: Subject,
     config: Resolved,
-    folder: RunFolder,
-    optimizer: torch.optim.Optimizer,
-    update: Update,
-    states: dict[str, Stateful],
-    progress: Progress,
-    writer: MetricWriter,
+    run_dir: Path,
+    learner: _Learner,
+    writer: MetricWriter | _NoRows,
     hooks: Hooks,
     watch: SignalWatch,
 ) -> Engine:
-    loop, task = config.train, subject.task
+    loop, task, update, states = config.train, subject.task, learner.update, learner.states
     objective = objective_of(subject, config)
     pace = pace_of(subject, config)
     validation = subject.validation
     return Engine(
         module=subject.module,
-        objective=objective,
-        optimizer=optimizer,
+        objective=learner.spread.objective(objective),
+        optimizer=learner.optimizer,
         learning_rate=lambda step: learning_rate_at(step, pace.total_steps, config.optim),
         batches=PreparedBatches(subject.batches, objective),
         validation=None if validation is None else lambda: validation_batches(validation(), objective),
-        recipe=Recipe(update, autocast_of(loop.precision, subject.device)),
+        recipe=Recipe(update, autocast_of(loop.precision, subject.device), subject.ranks),
         pace=pace,
-        progress=progress,
-        keeping=_keeping(config, subject, folder, states),
+        progress=learner.progress,
+        keeping=_keeping(config, subject, run_dir, states),
         log_row=writer.log,
         flush_rows=writer.flush,
         hooks=hooks,
@@ -126,7 +165,7 @@ def _engine(
         health=_health(subject, config, update),
         keep_incident=functools.partial(
             keep_incident,
-            folder.path,
+            run_dir,
             module=subject.module,
             model=dict(subject.model),
             task=task.kind,
@@ -134,11 +173,14 @@ def _engine(
             num_outputs=objective.num_outputs,
             precision=loop.precision,
             seed=loop.random_seed,
-        ),
+        )
+        if subject.ranks.main
+        else None,
+        spread=learner.spread,
     )
 
 
-def _keeping(config: Resolved, subject: Subject, folder: RunFolder, states: dict[str, Stateful]) -> Keeping:
+def _keeping(config: Resolved, subject: Subject, run_dir: Path, states: dict[str, Stateful]) -> Keeping:
     loop = config.train
     if loop.keep_best != type(loop).model_fields["keep_best"].default and subject.validation is None:
         raise ConfigError(
@@ -146,7 +188,7 @@ def _keeping(config: Resolved, subject: Subject, folder: RunFolder, states: dict
             next="give validation data, or take the key out",
         )
     return Keeping(
-        run_dir=folder.path,
+        run_dir=run_dir,
         config_hash=config.hash,
         model=subject.model,
         keep_last=loop.keep_last,
@@ -179,6 +221,8 @@ def refuse_without_effect(config: Resolved, subject: Subject) -> None:
             next="give validation data, or take the key out",
         )
     require_usable(config.train.precision, subject.device)
+    if subject.ranks.world > 1:
+        refuse_apart(config.train)
     if config.train.loss_chunk is not None and not LOSSES.get(subject.task.kind).has_perplexity:
         raise ConfigError(
             f"train.loss_chunk has no effect on the task {subject.task.kind}",

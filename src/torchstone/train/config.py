@@ -20,7 +20,7 @@ __all__ = ["SECTIONS", "LoopConfig", "TrainingConfig"]
 class LoopConfig(Section):
     """`train.*`"""
 
-    batch_size: int = knob(4, help="Examples per micro-step.", unit="examples", ge=1)
+    batch_size: int = knob(4, help="Examples per micro-step, over all processes.", unit="examples", ge=1)
     gradient_accumulation_steps: int = knob(
         1, help="Micro-steps per optimizer step.", unit="micro-steps", ge=1
     )
@@ -93,6 +93,18 @@ class LoopConfig(Section):
         help="Layers that get adapters, by name or end of name; none named: all linear ones but the head.",
         depends_on="train.lora_rank!=0",
     )
+    strategy: str = knob(
+        "auto",
+        help="How devices share the work: ddp copies the model, fsdp splits it; auto: ddp if several.",
+        choices=("auto", "ddp", "fsdp"),
+    )
+    devices: int | None = knob(
+        None,
+        help="Processes per machine, one per GPU or CPU core; None: one, or all GPUs with ddp and fsdp.",
+        unit="processes",
+        ge=1,
+    )
+    num_nodes: int = knob(1, help="Machines; torchrun or SLURM starts the processes on them.", ge=1)
     random_seed: int = knob(42, help="Seed of initialisation, order and dropout.", ge=0)
     deterministic: bool = knob(False, help="Refuse operations without a deterministic form.")
     eval_every: int | None = knob(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -25,15 +26,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from torchstone._errors import DataError, OutOfMemory
+from torchstone._errors import DataError
 from torchstone._seeds import preserved_rng, torch_rng_state
 from torchstone.tracking.checkpoint import newest_good
 from torchstone.train.average import WeightAverage
 from torchstone.train.health import LayerHealth
 from torchstone.train.hooks import EpochInfo, EvalInfo, Hooks, StepInfo
+from torchstone.train.memory import memory_told
 from torchstone.train.nonfinite import NonFinite, Policy, all_finite, diagnose
 from torchstone.train.progress import Pace, Progress
-from torchstone.train.saving import Keeping, Saver
+from torchstone.train.ranks import IN_PLACE, Spread
+from torchstone.train.saving import Keeping
 from torchstone.train.signals import TRY_AGAIN, SignalWatch, exit_code_of
 from torchstone.train.snapshot import restore_snapshot
 from torchstone.train.step import Micro, Objective, Recipe, StepOutcome, train_step
@@ -41,6 +44,8 @@ from torchstone.train.update import DeviceUpdate, clip_factor
 from torchstone.train.validation import Measuring, validate
 
 log = logging.getLogger(__name__)
+OUT_OF_TIME = 1
+"""Less than any signal that is watched, so that a signal goes before the clock."""
 
 
 class EngineObjective(Objective, Measuring, Protocol):
@@ -112,6 +117,7 @@ class Engine:
         average: WeightAverage | None = None,
         health: LayerHealth | None = None,
         keep_incident: Callable[[Taken, NonFinite], None] | None = None,
+        spread: Spread = IN_PLACE,
     ) -> None:
         self.module = module
         self.objective = objective
@@ -133,7 +139,8 @@ class Engine:
         """Averaged weights; where there are any, they are what is validated."""
         self.health = health
         self.keep_incident = keep_incident
-        self.saver = None if keeping is None else Saver(keeping, flush_rows, self._stop_reason)
+        self.spread = spread
+        self.saver = spread.saver(keeping, flush_rows, self._stop_reason)
         self._watch = watch or SignalWatch()
         self._began = time.monotonic() - progress.seconds
         self._taken: list[Taken] = []
@@ -268,13 +275,14 @@ class Engine:
         """A step whose loss or gradient is not finite; nothing was changed by it."""
         error = diagnose(
             self.module,
-            self.objective,
-            taken.window,
+            self.spread.alone(self.objective),
+            taken.window if self.spread.can_be_alone else (),
             taken.outcome,
             taken.step,
             taken.rng,
             self.recipe.autocast,
         )
+        error = next((each for each in self.recipe.ranks.gather(error) if "module" in each.where), error)
         progress = self.progress
         progress.bad_steps += 1
         if self.keep_incident is not None and progress.bad_steps <= self.policy.limit:
@@ -288,7 +296,7 @@ class Engine:
             raise error
         if self.policy.name == "rollback":
             self._roll_back(error)
-        elif not all_finite(self.module):
+        elif self._is_broken():
             error.why += "; running statistics took the values that are not finite, so skipping is no help"
             raise error
         progress.refused_steps += 1
@@ -347,7 +355,8 @@ class Engine:
                 self.objective,
                 self.validation(),
                 self.recipe.autocast,
-                stop=lambda: self._watch.received is not None,
+                stop=lambda: self._asked_to_stop() > OUT_OF_TIME,
+                ranks=self.recipe.ranks,
             )
         return None if means is None else {f"val/{name}": value for name, value in means.items()}
 
@@ -414,27 +423,46 @@ class Engine:
     # --- leaving ----------------------------------------------------------------------------
 
     def _stop_reason(self) -> str | None:
-        """The signal or the clock, if one of them asks for the end."""
+        """The signal or the clock, if one of them asks this process for the end."""
         if self._watch.received is not None:
             return self._watch.received.name
-        if self.max_time_s is not None and time.monotonic() - self._session_began >= self.max_time_s:
-            return f"train.max_time_s = {self.max_time_s:g}"
-        return None
+        return self._clock if self._out_of_time() else None
+
+    @property
+    def _clock(self) -> str:
+        return f"train.max_time_s = {self.max_time_s:g}"
+
+    def _out_of_time(self) -> bool:
+        return self.max_time_s is not None and time.monotonic() - self._session_began >= self.max_time_s
+
+    def _asked_to_stop(self) -> int:
+        """A signal's number, OUT_OF_TIME or 0: the same on all ranks, whichever of them was asked."""
+        asked = self._watch.received or (OUT_OF_TIME if self._out_of_time() else 0)
+        return self.recipe.ranks.most(int(asked))
+
+    def _is_broken(self) -> bool:
+        """Whether weights or buffers are not finite, on any rank."""
+        return bool(self.recipe.ranks.most(int(not all_finite(self.module))))
 
     def _stop_if_asked(self) -> None:
-        reason, received = self._stop_reason(), self._watch.received
-        if reason is None or (self._finished and received is None):
+        asked = self._asked_to_stop()
+        if not asked or (self._finished and asked == OUT_OF_TIME):
             return
         self._look()
         if self.progress.step > 0:
             self._save()
             self._await_saves()
-        code = TRY_AGAIN if received is None else exit_code_of(received)
+        if asked == OUT_OF_TIME:
+            code, reason = TRY_AGAIN, self._clock
+        else:
+            received = signal.Signals(asked)
+            code, reason = exit_code_of(received), received.name
         raise Stop(Ending(status="interrupted", reason=reason, exit_code=code))
 
     def _keep_state_before_failure(self) -> None:
         # Running statistics may have seen the bad batch even though the weights have not.
-        if self.progress.step > 0 and all_finite(self.module):
+        broken = self._is_broken()
+        if self.progress.step > 0 and not broken:
             self._save()
             self._await_saves()
 
@@ -464,24 +492,3 @@ def nothing_to_learn(step: int) -> DataError:
         why="no label counts: sequences shorter than two tokens, or all of it padding",
         next="check the tokenizer's pad token and the sequence length",
     )
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """A GPU's allocator has a class for it; the CPU's says it in words only."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
-@contextlib.contextmanager
-def memory_told() -> Iterator[None]:
-    """Where memory runs out, say so and what helps."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not lacks_memory(error):
-            raise
-        raise OutOfMemory(
-            "not enough memory for a training step",
-            why=str(error).partition("\n")[0] or type(error).__name__,
-            next="halve train.batch_size and double train.gradient_accumulation_steps, "
-            "or --set train.gradient_checkpointing=true",
-        ) from error

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,16 +23,17 @@ from torchstone._files import replacing, write_json
 from torchstone._seeds import preserved_rng
 from torchstone.adapt.lora import num_parameters
 from torchstone.config.resolve import Resolved
-from torchstone.tracking.checkpoint import WEIGHTS, untie
+from torchstone.tracking.checkpoint import WEIGHTS, Checkpoint, open_checkpoint, untie
 from torchstone.tracking.environment import snapshot
 from torchstone.tracking.partial import KEPT, part_of
 from torchstone.tracking.run_folder import RunFolder
 from torchstone.tracking.store import Store, default_store
-from torchstone.train.assembly import assemble, refuse_without_effect
+from torchstone.train.assembly import assemble, follow, refuse_without_effect
 from torchstone.train.compiling import compiled
-from torchstone.train.engine import Ending, Engine, memory_told
+from torchstone.train.engine import Ending, Engine
 from torchstone.train.hooks import EndInfo, Hooks, StartInfo
 from torchstone.train.losses import LOSSES
+from torchstone.train.memory import memory_told
 from torchstone.train.place import REPORT, Place, choose_checkpoint
 from torchstone.train.precision import numerics
 from torchstone.train.recompute import recomputed_blocks
@@ -47,12 +49,16 @@ log = logging.getLogger(__name__)
 def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[object] = ()) -> TrainResult:
     """Train `subject` in `place`. A signal or the clock gives a result with status interrupted."""
     refuse_without_effect(config, subject)
+    ranks = subject.ranks
+    if not ranks.main:
+        return _follow(subject, config)
     # From the first file written to the last, a signal is noted and obeyed where nothing can tear.
     with SignalWatch() as watch:
         folder = _enter(place, config, subject)
         with folder.locked(), Store.open(default_store(folder.path)) as store:
             found = choose_checkpoint(place, folder)
             _record_start(folder, store, config, subject, is_new=not (folder.path / "config.json").is_file())
+            ranks.from_main(lambda: (folder.path, found))
             with numerics(config.train.precision, deterministic=config.train.deterministic):
                 engine, writer = assemble(
                     subject, config, place, folder, store, found, Hooks((*hooks, *subject.hooks)), watch
@@ -83,9 +89,34 @@ def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[obj
             # Last: a run killed before this line is resumed, and does again what is above it.
             folder.set_status(ending.status)
             _tell_end(engine, ending.status, ending.reason)
+            ranks.leave()
         if watch.received is not None:  # after the last step: all is done, but whoever sent it must see it
             result = dataclasses.replace(result, exit_code=exit_code_of(watch.received))
         return result
+
+
+def _follow(subject: Subject, config: Resolved) -> TrainResult:
+    """What a rank does whose rows, folder and checkpoints are rank 0's."""
+    ranks, loop = subject.ranks, config.train
+    with SignalWatch() as watch, numerics(loop.precision, deterministic=loop.deterministic):
+        run_dir, found = ranks.from_main(_known_to_main)
+        engine = follow(subject, config, run_dir, found, watch)
+        with memory_told(), _prepared(engine, subject, config, None):
+            ending = engine.run()
+        ranks.leave()
+    return TrainResult(
+        run_id="",
+        run_dir=str(run_dir),
+        status=ending.status,
+        steps=engine.progress.step,
+        tokens=engine.progress.tokens,
+        reason=ending.reason,
+        exit_code=ending.exit_code,
+    )
+
+
+def _known_to_main() -> tuple[Path, Checkpoint | None]:
+    raise AssertionError("asked of a rank that is not the main one")
 
 
 def _close_row(store: Store, folder: RunFolder, status: str, result: TrainResult) -> None:
@@ -126,8 +157,11 @@ def _record_start(
 
 
 @contextlib.contextmanager
-def _prepared(engine: Engine, subject: Subject, config: Resolved, folder: RunFolder) -> Iterator[None]:
-    """Checkpointed blocks, a compiled and warm model, and everybody told, for the length of the run."""
+def _prepared(engine: Engine, subject: Subject, config: Resolved, folder: RunFolder | None) -> Iterator[None]:
+    """Checkpointed blocks, a compiled and warm model, and everybody told, for the length of the run.
+
+    Without a folder there is nobody to tell.
+    """
     rehearsal = _rehearsal(engine, subject)
     kernels = rehearsal.kernels() if rehearsal else {}
     with contextlib.ExitStack() as stack:
@@ -141,13 +175,16 @@ def _prepared(engine: Engine, subject: Subject, config: Resolved, folder: RunFol
             subject.notes.append(note)
         if rehearsal and subject.device.type != "cpu":
             rehearsal.warm_up()
-        settings = used_settings(engine, subject.device, config, kernels, compilation, blocks)
-        _announce(engine, subject, config, folder, settings)
+        if folder is not None:
+            settings = used_settings(engine, subject.device, config, kernels, compilation, blocks)
+            _announce(engine, subject, config, folder, settings)
         yield
 
 
 def _rehearsal(engine: Engine, subject: Subject) -> Rehearsal | None:
     """With the first batch of what is left of this epoch; drawing it moves nothing."""
+    if not engine.spread.can_be_alone:
+        return None
     if engine.progress.loader_state is not None:
         engine.batches.load_state(engine.progress.loader_state)
     with preserved_rng():
@@ -156,7 +193,7 @@ def _rehearsal(engine: Engine, subject: Subject) -> Rehearsal | None:
         engine.batches.load_state(state)
     if batch is None:
         return None
-    return Rehearsal(subject.module, engine.objective, batch, engine.recipe.autocast)
+    return Rehearsal(subject.module, engine.spread.alone(engine.objective), batch, engine.recipe.autocast)
 
 
 def _announce(
@@ -227,7 +264,8 @@ def _result(
             for row in progress.epochs
         ],
         warnings=[*subject.notes, *(engine.health.warnings if engine.health else ())],
-        sampler=subject.sampler,
+        # A split model speaks only if all ranks call it.
+        sampler=subject.sampler if engine.spread.can_be_alone else None,
     )
 
 
@@ -235,8 +273,11 @@ def _save_trained(engine: Engine, folder: RunFolder, kept: Collection[str] | Non
     """The trained model as one file at the run's root: the averaged weights where they were kept."""
     from safetensors.torch import save_file
 
-    entries = engine.module.state_dict(keep_vars=True)
-    tensors = {name: value for name, value in entries.items() if isinstance(value, torch.Tensor)}
+    if engine.spread.can_be_alone:
+        entries = engine.module.state_dict(keep_vars=True)
+        tensors = {name: value for name, value in entries.items() if isinstance(value, torch.Tensor)}
+    else:  # the last checkpoint has gathered what is split over the ranks
+        tensors = open_checkpoint(folder.checkpoints / f"step-{engine.progress.step}").tensors()
     written, tied = untie(part_of(tensors, kept))
     if engine.average is not None:
         averaged = engine.average.tensors()

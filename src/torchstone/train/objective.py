@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from torchstone._errors import DataError, ModelError
+from torchstone.data.part import StandIn
 from torchstone.train.auxiliary import Auxiliary, find_auxiliary, is_withheld
 from torchstone.train.losses import Batch, LossRule, SpecialIds, loss_sum, num_correct
 from torchstone.train.split_head import Split, left_out
@@ -69,9 +70,10 @@ class ModelObjective:
         self._looked_for_auxiliary = False
 
     def prepare(self, batch: Batch, generator: torch.Generator | None = None) -> Prepared:
+        stands_in = isinstance(batch, StandIn)
         if self.rule.prepare is not None:
             batch = self.rule.prepare(batch, self.ids, generator)
-        targets = self.rule.count(batch)
+        targets = 0 if stands_in else self.rule.count(batch)
         if self.device.type != "cpu":
             self._refuse_bad_ids(batch)  # a CPU says so itself; a GPU would die of it
             batch = {name: _moved(value, self.device) for name, value in batch.items()}
@@ -102,6 +104,8 @@ class ModelObjective:
             term = self._auxiliary_loss(output)
             if term is not None:
                 measured["loss"] = measured["loss"] + term * batch.targets
+        if not batch.targets:  # a stand-in for another rank's example: nothing, but still tied to the weights
+            return {name: score * 0 for name, score in measured.items()}
         return measured
 
     def _measured(

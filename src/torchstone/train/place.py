@@ -30,10 +30,14 @@ NEUTRAL = (
     "train.keep_last",
     "train.keep_best",
     "train.async_save",
+    "train.strategy",
+    "train.devices",
+    "train.num_nodes",
     "tracking.run_name",
     "tracking.dashboard",
 )
-"""Keys that change when a run stops, what it is called or shown as, but not a bit of what it computes."""
+"""Keys that change when a run stops, what it is called or shown as, but nothing of what it computes
+(several devices: nothing but the order of a sum)."""
 
 
 @dataclass(frozen=True, kw_only=True)

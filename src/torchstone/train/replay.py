@@ -18,6 +18,7 @@ from torchstone._errors import DataError
 from torchstone._seeds import restore_rng, rng_state
 from torchstone.data.dataset import to_example
 from torchstone.data.known_values import require_known_values
+from torchstone.data.part import WHOLE, Part
 from torchstone.data.task import TaskSpec
 from torchstone.data.workers import loader_failure
 
@@ -29,7 +30,7 @@ def is_loader(data: Any) -> bool:
 class ReplayedLoader:
     """Batches under their natural names, each with the state that resumes behind it."""
 
-    def __init__(self, loader: DataLoader[Any], task: TaskSpec) -> None:
+    def __init__(self, loader: DataLoader[Any], task: TaskSpec, part: Part = WHOLE) -> None:
         if isinstance(loader.dataset, IterableDataset):
             raise DataError(
                 "a DataLoader over an IterableDataset has no known length",
@@ -38,6 +39,8 @@ class ReplayedLoader:
             )
         self.loader = loader
         self.task = task
+        self.part = part
+        """Which rows of each batch are given; all ranks draw the whole of it."""
         self.epoch = 0
         self._skip = 0
         self._rng_at_start: dict[str, Any] | None = None
@@ -89,7 +92,7 @@ class ReplayedLoader:
             batch["labels"] = labels if mask is None else labels.masked_fill(mask == 0, -100)
         batch = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
         require_known_values(batch, self.task, lambda row: f"batch {number}, row {row}")
-        return batch
+        return self.part.of_batch(batch)
 
     def _begin(self) -> Iterator[Any]:
         try:

@@ -15,8 +15,11 @@ from torchstone.config.resolve import Resolved
 from torchstone.train.result import TrainResult
 
 if TYPE_CHECKING:
+    import torch
+
     from torchstone.data.task import TaskSpec
     from torchstone.train.place import Place
+    from torchstone.train.ranks import Ranks
     from torchstone.train.subject import Subject
 
 __all__ = ["TrainJob", "TrainResult", "run"]
@@ -44,32 +47,39 @@ def run(job: TrainJob) -> TrainResult:
     """Train. A signal or `--max-time` gives a result with status interrupted and its exit code."""
     from torchstone.train.fit import fit
     from torchstone.train.place import find_place
+    from torchstone.train.ranks import ALONE
     from torchstone.train.signals import leave_at_once
 
-    place = find_place(job.run_dir, job.resume, job.settings)
-    if place.finished is not None:
-        return place.finished
+    ranks, device = ALONE, None
     with leave_at_once():  # nothing is at stake yet
-        subject = prepare(job)
+        if not job.dry_run:
+            from torchstone.train.rank_group import meet
+
+            ranks, device = meet(job.settings.train, job.device)
+        place = ranks.from_main(lambda: find_place(job.run_dir, job.resume, job.settings))
+        if place.finished is not None:
+            return place.finished
+        subject = prepare(job, ranks, device)
     if job.dry_run:
         return describe(subject, job, place)
     return fit(subject, job.settings, place, hooks=job.hooks)
 
 
-def prepare(job: TrainJob) -> Subject:
-    """Load the model, find its task, read and tokenise the text, make batches."""
+def prepare(job: TrainJob, ranks: Ranks | None = None, device: torch.device | None = None) -> Subject:
+    """Load the model, find its task, read and tokenise the text, make batches of this rank's part."""
     from torchstone.adapt.load import load
     from torchstone.data.task import TaskSpec
     from torchstone.train.device import choose_device
     from torchstone.train.lora import AdapterKeeper, with_lora
     from torchstone.train.losses import LOSSES
+    from torchstone.train.ranks import ALONE
     from torchstone.train.size_hints import tell_sizes
     from torchstone.train.special_ids import special_ids
     from torchstone.train.subject import Subject
     from torchstone.train.text import read_text
 
-    settings = job.settings
-    device = choose_device(job.device)
+    settings, ranks = job.settings, ranks or ALONE
+    device = device or choose_device(job.device)
     wanted_task = None if settings.data.task == "auto" else TaskSpec.from_name(settings.data.task)
     sizes = settings.model.model_dump(exclude={"target"})
     loaded = load(
@@ -82,7 +92,8 @@ def prepare(job: TrainJob) -> Subject:
     loaded, lora = with_lora(loaded, settings)
     task = dataclasses.replace(loaded.task, vocab_size=loaded.facts.vocab_size)
     LOSSES.get(task.kind)
-    text = read_text(settings, task, loaded.facts, cache_dir=job.cache_dir)
+    with ranks.main_first():  # the others find its tokens in the cache
+        text = read_text(settings, task, loaded.facts, cache_dir=job.cache_dir, part=ranks.part)
     notes = list(loaded.notes)
     tell_sizes(loaded.module, device, notes)
     if len(text.batches.dataset) == 1:
@@ -103,6 +114,7 @@ def prepare(job: TrainJob) -> Subject:
         notes=notes,
         num_tokens=text.num_tokens,
         hooks=(AdapterKeeper(loaded.module, record),) if lora else (),
+        ranks=ranks,
     )
 
 

@@ -116,9 +116,7 @@ class Saver:
         self.wait()
         if self._saved_step == progress.step:
             return
-        snapshot = take_snapshot(
-            module, optimizer, progress, self.keeping.extra, self.keeping.model.get(KEPT)
-        )
+        snapshot = self._take(module, optimizer, progress)
         if not self.saves_aside(snapshot):
             self._write(snapshot, began, began)
             return
@@ -132,6 +130,9 @@ class Saver:
             target=self._write_aside, args=(snapshot, began, time.monotonic()), name="torchstone-save"
         )
         self._thread.start()
+
+    def _take(self, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> Snapshot:
+        return take_snapshot(module, optimizer, progress, self.keeping.extra, self.keeping.model.get(KEPT))
 
     def saves_aside(self, snapshot: Snapshot) -> bool:
         """Whether a thread writes this one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,12 @@ from torchstone.tracking.checkpoint import Checkpoint, write_checkpoint
 from torchstone.tracking.partial import KEPT, part_of, require_base
 from torchstone.tracking.state_file import map_tensors, memory_of
 from torchstone.train.progress import Progress
+
+if TYPE_CHECKING:
+    from torchstone.tracking.shards import Shards
+
+RNG_OF_RANKS = "rng_of_ranks"
+"""Generators by rank, in the state of a checkpoint that several ranks made."""
 
 
 class Stateful(Protocol):
@@ -36,6 +42,8 @@ class Snapshot:
     state: Mapping[str, Any]
     arriving: Sequence[torch.cuda.Event] = ()
     """Copies from a device that may still be under way; wait for these before reading."""
+    shards: Shards | None = None
+    """Content of the tensors that are split over processes, written already."""
 
 
 def take_snapshot(
@@ -122,6 +130,7 @@ def write_snapshot(
         config_hash=config_hash,
         model=model,
         metrics=progress["last_validation"] if validated else None,
+        shards=snapshot.shards,
     )
 
 
@@ -130,8 +139,13 @@ def restore_snapshot(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     extra: Mapping[str, Stateful] | None = None,
+    *,
+    rank: int = 0,
 ) -> Progress:
-    """Put module, optimizer, extra parts and generators back to where the checkpoint was taken."""
+    """Put module, optimizer, extra parts and generators back to where the checkpoint was taken.
+
+    A rank that the checkpoint does not know keeps the generators it has.
+    """
     state = checkpoint.state()
     kept = state.get("extra", {})
     missing = [name for name in extra or {} if name not in kept]
@@ -147,7 +161,9 @@ def restore_snapshot(
     optimizer.load_state_dict(state["optimizer"])
     for name, part in (extra or {}).items():
         part.load_state_dict(kept[name])
-    restore_rng(state["rng"])
+    generators = state.get(RNG_OF_RANKS) or [state["rng"]]
+    if rank < len(generators):
+        restore_rng(generators[rank])
     return Progress.from_dict(state["progress"])
 
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from torchstone.train.ranks import ALONE, Ranks
 from torchstone.train.update import Applied, Update
 
 Micro = Any
@@ -41,6 +42,8 @@ class Recipe:
 
     update: Update
     autocast: Callable[[], AbstractContextManager[object]]
+    ranks: Ranks = ALONE
+    """Who takes the step together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +70,18 @@ def train_step(
     measured: bool = False,
 ) -> StepOutcome:
     """Gradients of the window, clipped, applied once. `measured`: with the other metrics of the task."""
-    targets = sum(objective.count(batch) for batch in window)
+    ranks = recipe.ranks
+    targets = ranks.total(sum(objective.count(batch) for batch in window))
     sums: list[dict[str, Tensor]] = []
-    for batch in window:
-        with recipe.autocast():
-            scores = objective.measure(batch) if measured else {"loss": objective.loss_sum(batch)}
-        loss = scores["loss"]
-        loss.backward(recipe.update.seed(loss, targets))  # type: ignore[no-untyped-call]
+    for number, batch in enumerate(window, start=1):
+        with ranks.reducing(last=number == len(window)):
+            with recipe.autocast():
+                scores = objective.measure(batch) if measured else {"loss": objective.loss_sum(batch)}
+            loss = scores["loss"]
+            loss.backward(recipe.update.seed(loss, targets))  # type: ignore[no-untyped-call]
         scores["loss"] = loss.detach()
         sums.append(scores)
+    sums = ranks.sums(sums)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     applied = recipe.update.apply(optimizer, [each["loss"] for each in sums])

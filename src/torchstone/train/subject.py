@@ -13,6 +13,7 @@ from torch import nn
 from torchstone.data.task import TaskSpec
 from torchstone.train.engine import Batches
 from torchstone.train.losses import Batch, SpecialIds
+from torchstone.train.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,3 +38,5 @@ class Subject:
     """Tokens of one epoch, where they are known."""
     hooks: Sequence[object] = ()
     """Watchers that belong to the model."""
+    ranks: Ranks = ALONE
+    """Who trains it together; batches and validation are the part of this one."""

@@ -12,6 +12,7 @@ from torchstone.config.resolve import Resolved
 from torchstone.data.byte_tokenizer import ByteTokenizer
 from torchstone.data.loader import Loader
 from torchstone.data.pack import TokenBlocks, pack
+from torchstone.data.part import WHOLE, Part
 from torchstone.data.source import read_source
 from torchstone.data.task import TaskSpec
 from torchstone.data.token_file import blocks_of_array, is_token_file, open_split
@@ -44,8 +45,9 @@ def read_text(
     *,
     tokenizer: Tokenizer | None = None,
     cache_dir: Path | None = None,
+    part: Part = WHOLE,
 ) -> Text:
-    """The source that `data.source` names, for a model with these facts."""
+    """The source that `data.source` names, for a model with these facts; of each batch the `part`."""
     data = config.data
     if task.kind not in ("causal-lm", "masked-lm"):
         raise UsageError(
@@ -56,7 +58,7 @@ def read_text(
         )
     length = sequence_length(data.sequence_length, facts.max_seq_len)
     if is_token_file(data.source):
-        return _text(config, task, _named_tokenizer(config, tokenizer), *_token_blocks(config, length))
+        return _text(config, task, _named_tokenizer(config, tokenizer), *_token_blocks(config, length), part)
     if data.token_dtype is not None:
         raise ConfigError(
             f"data.token_dtype has no effect on data.source={data.source}",
@@ -66,7 +68,7 @@ def read_text(
     corpus = read_source(data.source, data)
     tokenizer = tokenizer or build_tokenizer(data, corpus, facts.vocab_size, cache_dir)
     packed = pack(corpus, tokenizer, length, cache_dir=cache_dir)
-    return _text(config, task, tokenizer, packed.train, packed.val)
+    return _text(config, task, tokenizer, packed.train, packed.val, part)
 
 
 def _text(
@@ -75,12 +77,20 @@ def _text(
     tokenizer: Tokenizer | None,
     train: TokenBlocks,
     held_out: TokenBlocks | None,
+    part: Part,
 ) -> Text:
     data, loop = config.data, config.train
 
     def validation() -> Iterable[Batch]:
         assert held_out is not None
-        loader = Loader(held_out, loop.batch_size, shuffle=False, task=task, max_samples=data.max_val_samples)
+        loader = Loader(
+            held_out,
+            loop.batch_size,
+            shuffle=False,
+            task=task,
+            max_samples=data.max_val_samples,
+            part=part,
+        )
         return (batch for batch, _ in loader)
 
     batches = Loader(
@@ -90,6 +100,7 @@ def _text(
         task=task,
         max_samples=data.max_train_samples,
         num_workers=data.num_workers,
+        part=part,
     )
     batches.first()
     return Text(

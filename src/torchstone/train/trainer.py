@@ -21,12 +21,15 @@ from torchstone.adapt.adapter import Adapter
 from torchstone.adapt.load import LoadedModel, load
 from torchstone.data.door import open_data
 from torchstone.data.loader import Loader
+from torchstone.data.part import Part
 from torchstone.data.task import TaskSpec
 from torchstone.train.device import choose_device
 from torchstone.train.fit import fit
 from torchstone.train.lora import AdapterKeeper, with_lora
 from torchstone.train.losses import LOSSES, Batch
 from torchstone.train.place import find_place
+from torchstone.train.rank_group import meet
+from torchstone.train.ranks import Ranks
 from torchstone.train.replay import ReplayedLoader, is_loader
 from torchstone.train.result import Stopped, TrainResult
 from torchstone.train.run import can_sample, model_record, sampler, saver
@@ -75,6 +78,7 @@ class Trainer:
         self.collator = collator
         self.hooks = _as_list(hooks)
         self.device = choose_device(device)
+        self._device_name = device
         if task is None and self.config.task_name != "auto":
             task = self.config.task_name
         self._task = TaskSpec.from_name(task) if isinstance(task, str) else task
@@ -113,17 +117,19 @@ class Trainer:
             train_data = str(train_data)
         if isinstance(train_data, str):
             config = config.with_values({"data.source": train_data}, source="train_data")
+        ranks, device = meet(config.train, self._device_name)
         wanted = resume if resume is not None else self.config.resume_from_checkpoint or "never"
-        place = find_place(self.config.checkpoint_dir, wanted, config)
+        place = ranks.from_main(lambda: find_place(self.config.checkpoint_dir, wanted, config))
         if place.finished is not None:
             return place.finished
-        subject = self._subject(train_data, val_data, config)
+        subject = self._subject(train_data, val_data, config, ranks)
+        subject = dataclasses.replace(subject, ranks=ranks, device=device if ranks.world > 1 else self.device)
         result = fit(subject, config, place, hooks=self.hooks)
         if result.status == "interrupted" and result.reason.startswith("SIG"):
             raise Stopped(result)
         return result
 
-    def _subject(self, train_data: Any, val_data: Any, config: Resolved) -> Subject:
+    def _subject(self, train_data: Any, val_data: Any, config: Resolved, ranks: Ranks) -> Subject:
         if self._lora is None:  # once: a second run goes on with the same adapters
             self.loaded, self._lora = with_lora(self.loaded, config)
         loaded, lora, task = self.loaded, self._lora, self.task
@@ -131,7 +137,8 @@ class Trainer:
         _require_classes(task, loaded)
         notes, tokenizer = list(loaded.notes), self.tokenizer
         if isinstance(train_data, str):
-            text = read_text(config, task, loaded.facts, tokenizer=tokenizer)
+            with ranks.main_first():
+                text = read_text(config, task, loaded.facts, tokenizer=tokenizer, part=ranks.part)
             batches, validation, tokenizer = text.batches, text.validation, text.tokenizer
             if val_data is not None:
                 raise UsageError(
@@ -140,8 +147,8 @@ class Trainer:
                     next="pass both as datasets, or leave val_data out",
                 )
         else:
-            batches = self._batches(train_data, config, notes, shuffle=True)
-            validation = self._validation(val_data, config, notes)
+            batches = self._batches(train_data, config, notes, ranks.part, shuffle=True)
+            validation = self._validation(val_data, config, notes, ranks.part)
         tell_sizes(loaded.module, self.device, notes)
         if validation is None:
             notes.append("no validation data: only the training loss is measured")
@@ -168,11 +175,11 @@ class Trainer:
         )
 
     def _validation(
-        self, data: Any, config: Resolved, notes: list[str]
+        self, data: Any, config: Resolved, notes: list[str], part: Part
     ) -> Callable[[], Iterable[Batch]] | None:
         if data is None:
             return None
-        held_out = self._batches(data, config, notes, shuffle=False)
+        held_out = self._batches(data, config, notes, part, shuffle=False)
         start = held_out.state()
 
         def batches() -> Iterable[Batch]:
@@ -181,7 +188,7 @@ class Trainer:
 
         return batches
 
-    def _batches(self, data: Any, config: Resolved, notes: list[str], *, shuffle: bool) -> Any:
+    def _batches(self, data: Any, config: Resolved, notes: list[str], part: Part, *, shuffle: bool) -> Any:
         limit = config.data.max_train_samples if shuffle else config.data.max_val_samples
         if is_loader(data):
             self._refuse_data_keys(takes_length=False)
@@ -194,7 +201,7 @@ class Trainer:
                 raise ConfigError(
                     "num_workers has no effect on a DataLoader", next="say DataLoader(num_workers=...)"
                 )
-            return ReplayedLoader(data, self.task)
+            return ReplayedLoader(data, self.task, part)
         opened = open_data(
             data,
             self.task,
@@ -215,6 +222,7 @@ class Trainer:
             max_samples=limit,
             task=self.task,
             num_workers=config.data.num_workers,
+            part=part,
         )
         first, rule = loader.first(), LOSSES.get(self.task.kind)
         if rule.prepare is None:

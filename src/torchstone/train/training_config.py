@@ -38,6 +38,8 @@ PRECISIONS = {
     "16-mixed": "fp16",
 }
 
+STRATEGIES = {"fsdp_native": "fsdp"}
+
 
 def _key(key: str, *, fallback: bool = False, default: Any = dataclasses.MISSING) -> Any:
     """A field that stands for a section key and has its default. `fallback`: only where the key is unset."""
@@ -102,6 +104,12 @@ class TrainingConfig:
     ema_decay: float | None = _key("train.ema_decay")
     on_nonfinite: str = _key("train.on_nonfinite")
     max_nonfinite: int = _key("train.max_nonfinite")
+    # Several devices
+    strategy: str = _key("train.strategy")
+    """auto, ddp or fsdp; 'fsdp_native' is another name of fsdp."""
+    devices: str | int | tuple[int, ...] = _key("train.devices", default="auto")
+    """Processes per machine; 'auto' leaves it to the strategy."""
+    num_nodes: int = _key("train.num_nodes")
     # Model: None where the model tells
     model_name: str | None = _key("tracking.run_name", fallback=True)
     """Names the run where run_name does not."""
@@ -140,9 +148,6 @@ class TrainingConfig:
     notes: str = _key("tracking.notes")
 
     # Known from older systems, without effect in this version.
-    strategy: str = _no_effect("auto", "this version trains on one device")
-    devices: str | int | tuple[int, ...] = _no_effect("auto", "this version trains on one device")
-    num_nodes: int = _no_effect(1, "this version trains on one device")
     model_type: str | None = _no_effect(None, "the task is read from the model; see task_name")
     eval_dataset_id: str | None = _no_effect(None, "validation data is given to train()")
     dataset_split: str | None = _no_effect(None, "the source is split by validation_split")
@@ -224,6 +229,10 @@ class TrainingConfig:
                 value = 1
             if key == "train.precision":
                 value = self._precision(field.name, value, problems)
+            elif key == "train.devices":
+                value = _num_devices(value, problems)
+            elif key == "train.strategy":
+                value = STRATEGIES.get(value, value)
             if field.metadata["fallback"] and self.run_name is not None:
                 continue
             if key in changes and changes[key] != value:
@@ -292,6 +301,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
+
+
+def _num_devices(value: Any, problems: list[str]) -> Any:
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    if isinstance(value, tuple | list):
+        problems.append(
+            f"devices={list(value)!r} names single GPUs: give their number; CUDA_VISIBLE_DEVICES chooses"
+        )
+        return None
+    return value
 
 
 def _positive(value: Any) -> bool:

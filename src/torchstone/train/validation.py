@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from torchstone._errors import DataError
 from torchstone._seeds import preserved_rng
+from torchstone.train.ranks import ALONE, Ranks
 
 Observer = Callable[[Tensor, dict[str, Any]], None]
 """Sees the logits of each batch and what they are compared with."""
@@ -36,6 +37,7 @@ def validate(
     *,
     stop: Callable[[], bool] = lambda: False,
     observe: Observer | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float] | None:
     """Means over all targets, so that a short last batch weighs what it should; None if `stop` said so.
 
@@ -55,10 +57,17 @@ def validate(
                 with autocast():
                     measured = objective.measure(batch, *seen)
                 for name, value in measured.items():
-                    sums[name] = sums.get(name, 0) + value.double()
+                    sums[name] = sums.get(name, 0) + _exact(value)
     finally:
         for each, mode in modes:
             each.training = mode
+    targets = ranks.total(targets)
+    (sums,) = ranks.sums([sums])
     if targets == 0:
         raise DataError("the validation set has no target to score", why="no label counts")
     return {name: float(value) / targets for name, value in sums.items()}
+
+
+def _exact(value: Tensor) -> Tensor:
+    """In double precision, which Apple's GPU has not."""
+    return value.float() if value.device.type == "mps" else value.double()

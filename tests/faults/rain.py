@@ -141,7 +141,8 @@ def kind_of(fault: dict[str, Any], told: dict[str, Any]) -> str:
     if "errno" in fault:
         action = errno.errorcode[fault["errno"]] + ("+KILL" if "kill_at" in fault else "")
     else:
-        action = "+".join(fault.get("signals", KILL)).replace("SIG", "")
+        struck_before = fault.get("with", {}).get("signals", [])
+        action = "+".join([*struck_before, *fault.get("signals", KILL)]).replace("SIG", "")
     if "io" in fault:
         return f"{action} at {told.get('struck') or fault['io'] or 'a call'}"
     if "place" in fault:

@@ -104,8 +104,9 @@ def child_main(request: dict[str, Any], fault: dict[str, Any], hand_over: socket
     for descriptor in (1, 2):
         os.dup2(log, descriptor)
     os.environ.update(request.get("env") or {})
-    if "place" in fault:
-        points.plan(points.Strike(**fault))
+    inside = fault.get("with", fault)  # `with`: one fault in the model beside one at a call
+    if "place" in inside:
+        points.plan(points.Strike(**inside))
     if "file_limit" in fault:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault["file_limit"], fault["file_limit"]))
@@ -131,7 +132,7 @@ def watch_calls(child: int, listener: int, base: str, fault: dict[str, Any], tra
     """Answer the child's calls; at the `count`-th of those that are called `io`, strike."""
     seen: list[str] = []
     counts: Counter[str] = Counter()
-    struck, number = "", 0
+    struck, number, left = "", 0, fault.get("kill_after", -1)
     done = os.pidfd_open(child)
     poll = select.poll()
     poll.register(listener, select.POLLIN)
@@ -152,9 +153,10 @@ def watch_calls(child: int, listener: int, base: str, fault: dict[str, Any], tra
                 if label:
                     counts[label] += 1
                     number += 1
+                    left = left - 1 if struck else left
                     if trace:
                         seen.append(label)
-                    if struck and label == fault.get("kill_at"):
+                    if struck and (label == fault.get("kill_at") or left == 0):
                         os.kill(child, signal.SIGKILL)
                         continue  # an answer could overtake the kill, and the call would happen
                     wanted = fault.get("io")

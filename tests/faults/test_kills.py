@@ -31,6 +31,20 @@ def test_kill_at_every_kind_of_call_that_changes_the_disk(
     assert len(labels) >= 60
 
 
+@needs_calls
+def test_kill_at_every_call_after_the_last_step(
+    new_job: Callable[..., Job], reference: dict[str, Any]
+) -> None:
+    report = "rename one/.report.json.N.partial"
+    calls = new_job().train(trace=True)["trace"]
+    rain = Rain(new_job, reference)
+    for later in range(1, len(calls) - calls.index(report)):
+        rain.strike({"io": report, "count": 1, "signals": [], "kill_after": later})
+    rain.finish()
+    assert rain.tally.broken == []
+    assert rain.tally.kills >= 10
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_kill_in_every_phase(new_job: Callable[..., Job], reference: dict[str, Any], place: str) -> None:
     rain = Rain(new_job, reference)

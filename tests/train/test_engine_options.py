@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from torchstone.train.attention_kernel import observed_kernels
 from torchstone.train.average import WeightAverage
 from torchstone.train.certify import certify
 from torchstone.train.config import SECTIONS
+from torchstone.train.levers import Choice, pulled
 from torchstone.train.run import TrainJob
 
 VOCABULARY = 19
@@ -85,9 +89,6 @@ def test_averages_are_validated_saved_and_resumed(tmp_path: Path) -> None:
     class StopAt:
         def on_step(self, info: Any) -> None:
             if info.step == 5:
-                import os
-                import signal
-
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(ts.train.Stopped):
@@ -269,3 +270,39 @@ def test_a_certificate_names_the_operation_that_differs(tmp_path: Path) -> None:
     assert not found.equal and found.step == 1
     assert (found.module, found.operation) == ("odd", "mul")
     assert "odd" in found.sentence
+
+
+def test_levers_are_probed_once_and_kept_for_the_resumed_run(tmp_path: Path) -> None:
+    class Heard:
+        def __init__(self, stop_at: int | None = None) -> None:
+            self.stop_at = stop_at
+            self.settings: dict[str, str] = {}
+
+        def on_start(self, info: Any) -> None:
+            self.settings = info.settings
+
+        def on_step(self, info: Any) -> None:
+            if info.step == self.stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    first = Heard(stop_at=3)
+    with pytest.raises(ts.train.Stopped):
+        train(tmp_path / "run", speed="probe", hooks=first)
+    kept = json.loads((tmp_path / "run" / "levers.json").read_text())
+    assert set(kept["gains"]) >= {"attention", "compile"} and not kept["bf16"]
+    assert "measured" in first.settings["levers"]
+
+    (tmp_path / "run" / "levers.json").write_text(json.dumps({**kept, "attention": "written out"}))
+    second = Heard()
+    _, result = train(tmp_path / "run", speed="probe", resume="auto", hooks=second)
+    assert result.status == "completed" and "attention written out" in second.settings["levers"]
+
+
+def test_levers_put_back_what_they_changed() -> None:
+    threads = torch.get_num_threads()
+    with pulled(Choice(threads=threads + 1, attention="written out")):
+        assert torch.get_num_threads() == threads + 1
+        module = gpt(dropout=0.0)
+        ids = torch.stack(rows(2))
+        assert set(observed_kernels(module, lambda: module(ids)).values()) == {"written out (softmax)"}
+    assert torch.get_num_threads() == threads

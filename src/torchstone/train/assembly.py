@@ -223,6 +223,13 @@ def refuse_without_effect(config: Resolved, subject: Subject) -> None:
     require_usable(config.train.precision, subject.device)
     if subject.ranks.world > 1:
         refuse_apart(config.train)
+    if config.train.speed != "as-set" and (subject.device.type != "cpu" or subject.ranks.world > 1):
+        raise ConfigError(
+            "train.speed has no effect here",
+            where=f"{subject.device}, {subject.ranks.world} processes",
+            why="its levers are those of one process on a CPU",
+            next="take the key out; train.precision and train.compile are the levers here",
+        )
     if config.train.loss_chunk is not None and not LOSSES.get(subject.task.kind).has_perplexity:
         raise ConfigError(
             f"train.loss_chunk has no effect on the task {subject.task.kind}",

@@ -38,6 +38,11 @@ class LoopConfig(Section):
         help="Number format of the forward pass; fp16 scales its gradients, tf32 needs a GPU.",
         choices=("fp32", "tf32", "bf16", "fp16"),
     )
+    speed: str = knob(
+        "as-set",
+        help="Probe which levers make steps quicker on this CPU, and use them; bf16 only if asked for.",
+        choices=("as-set", "probe", "probe-bf16"),
+    )
     compile: str = knob(
         "none",
         help="torch.compile mode of the model; falls back to none, with the reason, where it cannot.",

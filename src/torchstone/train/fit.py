@@ -19,7 +19,7 @@ from torchstone._errors import (
     TryAgain,
     disk_trouble,
 )
-from torchstone._files import replacing, write_json
+from torchstone._files import read_json, replacing, write_json
 from torchstone._seeds import preserved_rng
 from torchstone.adapt.lora import num_parameters
 from torchstone.config.resolve import Resolved
@@ -32,6 +32,7 @@ from torchstone.train.assembly import assemble, follow, refuse_without_effect
 from torchstone.train.compiling import compiled
 from torchstone.train.engine import Ending, Engine
 from torchstone.train.hooks import EndInfo, Hooks, StartInfo
+from torchstone.train.levers import Choice, choose, format_of, pulled
 from torchstone.train.losses import LOSSES
 from torchstone.train.memory import memory_told
 from torchstone.train.place import REPORT, Place, choose_checkpoint
@@ -44,6 +45,8 @@ from torchstone.train.start_block import used_settings
 from torchstone.train.subject import Subject
 
 log = logging.getLogger(__name__)
+
+LEVERS = "levers.json"
 
 
 def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[object] = ()) -> TrainResult:
@@ -168,6 +171,7 @@ def _prepared(engine: Engine, subject: Subject, config: Resolved, folder: RunFol
         blocks: list[str] = []
         if config.train.gradient_checkpointing and rehearsal:
             blocks = stack.enter_context(recomputed_blocks(subject.module, rehearsal.quietly))
+        choice = _levers(engine, rehearsal, config, folder, stack)
         compilation = stack.enter_context(compiled(config.train, rehearsal))
         if compilation.why:
             note = f"torch.compile was given up: {compilation.why}"
@@ -176,9 +180,39 @@ def _prepared(engine: Engine, subject: Subject, config: Resolved, folder: RunFol
         if rehearsal and subject.device.type != "cpu":
             rehearsal.warm_up()
         if folder is not None:
-            settings = used_settings(engine, subject.device, config, kernels, compilation, blocks)
+            settings = used_settings(engine, subject.device, config, kernels, compilation, blocks, choice)
             _announce(engine, subject, config, folder, settings)
         yield
+
+
+def _levers(
+    engine: Engine,
+    rehearsal: Rehearsal | None,
+    config: Resolved,
+    folder: RunFolder | None,
+    stack: contextlib.ExitStack,
+) -> Choice | None:
+    """The levers that the run began with, or those that a probe finds now, pulled until `stack` ends."""
+    if config.train.speed == "as-set" or rehearsal is None or folder is None:
+        return None
+    kept = folder.path / LEVERS
+    if kept.is_file():
+        choice = Choice.from_dict(read_json(kept))
+    else:
+        choice = choose(
+            rehearsal,
+            steps_to_come=engine.pace.total_steps - engine.progress.step,
+            may_round=config.train.speed == "probe-bf16" and config.train.precision == "fp32",
+            may_compile=config.train.compile == "none",
+        )
+        write_json(kept, choice.to_dict())
+    stack.enter_context(pulled(choice))
+    rehearsal.autocast = format_of(choice, engine.recipe.autocast)
+    engine.recipe = dataclasses.replace(engine.recipe, autocast=rehearsal.autocast)
+    if choice.compile:
+        rehearsal.module.compile()
+        stack.callback(setattr, rehearsal.module, "_compiled_call_impl", None)
+    return choice
 
 
 def _rehearsal(engine: Engine, subject: Subject) -> Rehearsal | None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torchstone.config.resolve import Resolved
     from torchstone.train.compiling import Compiled
     from torchstone.train.engine import Engine
+    from torchstone.train.levers import Choice
 
 GIB = 2**30
 
@@ -25,6 +26,7 @@ def used_settings(
     kernels: dict[str, str],
     compilation: Compiled,
     blocks: list[str],
+    choice: Choice | None,
 ) -> dict[str, str]:
     """Name -> words, in the order in which they are shown."""
     loop = config.train
@@ -40,6 +42,8 @@ def used_settings(
         settings["compile"] = compilation.mode + (
             f" (given up: {compilation.why})" if compilation.why else f", {compilation.seconds:.1f} s"
         )
+    if choice is not None:
+        settings["levers"] = choice.words
     if blocks:
         settings["recomputed"] = f"{len(blocks)} blocks ({blocks[0]} to {blocks[-1]})"
     if loop.ema_decay is not None:

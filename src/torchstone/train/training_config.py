@@ -96,6 +96,7 @@ class TrainingConfig:
     """fp32 (None), tf32, bf16 or fp16; '32', '32-true', 'bf16-mixed', '16', '16-mixed' are other names."""
     use_amp: bool | None = _key("train.precision", default=None)
     """True: bf16, False: fp32; None leaves it to precision."""
+    speed: str = _key("train.speed")
     compile_mode: str | None = _key("train.compile", default=None)
     """torch.compile mode; None: not compiled."""
     compile_fullgraph: bool = _key("train.compile_fullgraph")

@@ -197,7 +197,8 @@ def test_a_failed_save_ends_the_run_at_the_next_boundary(tmp_path: Path, aside: 
         with pytest.raises(CheckpointFailed, match=f"step {3 * save}") as caught:
             engine.run()
     assert caught.value.exit_code == 75
-    assert steps[-1] in (3 * save, min(3 * save + 3, 18)) or steps[-1] == 3 * save + 1
+    # A thread fails when it fails; the save after it waits for it at the latest.
+    assert 3 * save <= steps[-1] <= min(3 * save + (3 if aside else 0), 18)
     assert steps_of(tmp_path / "checkpoints")[-1] == 3 * save - 3
     assert pointed(tmp_path, "latest") == f"step-{3 * save - 3}"
     assert small_engine(tmp_path, resume=True).progress.step == 3 * save - 3

@@ -45,9 +45,15 @@ class NotStorable(TorchstoneError):
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], hasher: ThreadPoolExecutor | None = None
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    hasher: ThreadPoolExecutor | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> HashedFile:
-    """Write a new file. Device memory comes over one tensor at a time; strided layouts become contiguous."""
+    """Write a new file. Device memory comes over one tensor at a time; strided layouts become contiguous.
+
+    Errors: NotStorable, OSError (of the disk).
+    """
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.dtype not in DTYPES:
             kind = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout)
@@ -55,14 +61,14 @@ def write_tensors(
     # Wide types first, so that every tensor is aligned to its own width.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     with hashed_file(path, hasher) as file:
-        file.write(_header(names, tensors))
+        file.write(_header(names, tensors, metadata or {}))
         for name in names:
             file.write(as_bytes(tensors[name]))
     return file
 
 
-def _header(names: list[str], tensors: Mapping[str, Tensor]) -> bytes:
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+def _header(names: list[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    entries: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     end = 0
     for name in names:
         tensor, start = tensors[name], end

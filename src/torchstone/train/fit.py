@@ -28,6 +28,7 @@ from torchstone.tracking.environment import snapshot
 from torchstone.tracking.partial import KEPT, part_of
 from torchstone.tracking.run_folder import RunFolder
 from torchstone.tracking.store import Store, default_store
+from torchstone.tracking.tensor_file import write_tensors
 from torchstone.train.assembly import assemble, follow, refuse_without_effect
 from torchstone.train.compiling import compiled
 from torchstone.train.engine import Ending, Engine
@@ -305,8 +306,6 @@ def _result(
 
 def _save_trained(engine: Engine, folder: RunFolder, kept: Collection[str] | None) -> str:
     """The trained model as one file at the run's root: the averaged weights where they were kept."""
-    from safetensors.torch import save_file
-
     if engine.spread.can_be_alone:
         entries = engine.module.state_dict(keep_vars=True)
         tensors = {name: value for name, value in entries.items() if isinstance(value, torch.Tensor)}
@@ -319,7 +318,8 @@ def _save_trained(engine: Engine, folder: RunFolder, kept: Collection[str] | Non
         written |= {name: averaged[name].to(written[name].dtype) for name in both}
     path = folder.path / WEIGHTS
     with replacing(path) as partial:
-        save_file({name: each.contiguous() for name, each in written.items()}, partial, metadata=tied)
+        partial.unlink(missing_ok=True)  # of a killed process that had our number, as in a container
+        write_tensors(partial, written, metadata=tied)
     return str(path)
 
 

@@ -9,6 +9,7 @@ name and is not whole is a broken law.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -75,8 +76,8 @@ def read(path: Path) -> str | None:
 def main(folder: Path, report: Path) -> None:
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
-    watcher = Watcher(folder)
-    while not stopped:
+    watcher, parent = Watcher(folder), os.getppid()
+    while not stopped and os.getppid() == parent:  # nobody is watched for a server that was killed
         watcher.look()
         time.sleep(0.002)  # leaves the processor to the run that is watched
     watcher.look()

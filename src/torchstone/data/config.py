@@ -10,7 +10,17 @@ class DataConfig(Section):
 
     source: str = knob(
         "builtin:stdlib",
-        help="Where the data comes from: builtin:stdlib, a file, a folder, a glob; .bin or .npy of ids.",
+        help="Where the data comes from: builtin:NAME, hf:NAME, a file (text, table, ids), folder, glob; -.",
+    )
+    text_column: str | None = knob(
+        None, help="Column of a table that holds the text; None takes text, content, or the only one."
+    )
+    label_column: str | None = knob(None, help="Column of a table that holds the label; None takes label.")
+    min_chars: int = knob(0, help="Texts shorter than this are left out.", unit="characters", ge=0)
+    deduplicate: str = knob(
+        "none",
+        help="Leave out texts that came before: exact, or equal but for case, spaces and Unicode forms.",
+        choices=("none", "exact", "normalized"),
     )
     task: str = knob("auto", help="Task of the model: auto asks the model, else the name of a task.")
     tokenizer: str = knob(

@@ -14,6 +14,7 @@ import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torchstone._errors import DataError
 
@@ -22,6 +23,15 @@ PIECE_CHARACTERS = 1 << 16
 LONGEST_PIECE = 1 << 20
 _LINE = re.compile(r"(?<=\S\n)(?=\S)")
 _WORD = re.compile(r"(?<=\S)(?= \S)")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text, or a piece of a long one; `ends` says whether the document is over after it."""
+
+    name: str
+    text: str
+    ends: bool = True
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,20 @@ class TextFile:
     @property
     def num_bytes(self) -> int:
         return self.stop - self.start
+
+    def identity(self) -> list[Any]:
+        """Changes with the name and the bytes."""
+        return [self.name, self.sha256, self.start, self.stop]
+
+    def documents(self) -> Iterator[Document]:
+        """The text; a long one comes in pieces."""
+        held: str | None = None
+        for text in read_pieces(self):
+            if held is not None:
+                yield Document(self.name, held, ends=False)
+            held = text
+        if held is not None:
+            yield Document(self.name, held)
 
 
 def scan(found: Iterable[tuple[str, Path]], *, strict: bool) -> tuple[list[TextFile], int]:
@@ -101,21 +125,24 @@ def split_in_two(file: TextFile, num_bytes: int) -> tuple[TextFile, TextFile]:
 
 def _scan_one(name: str, path: Path) -> TextFile:
     digest = hashlib.sha256()
+    num_bytes = 0
     try:
         encoding = _encoding(path)
         decoder = codecs.getincrementaldecoder(encoding)("strict")
-        num_bytes = 0
         with path.open("rb") as stream:
             while chunk := stream.read(READ_BYTES):
                 digest.update(chunk)
-                decoder.decode(chunk)
                 num_bytes += len(chunk)
+                decoder.decode(chunk)
         decoder.decode(b"", final=True)
     except OSError as problem:
         raise DataError(
             "the file cannot be read", where=str(path), why=problem.strerror or str(problem)
         ) from None
-    except (UnicodeDecodeError, SyntaxError, LookupError) as problem:
+    except UnicodeDecodeError as problem:
+        # The error counts from what the decoder had in hand, which ends where we have read to.
+        raise wrong_encoding(path, num_bytes - len(problem.object) + problem.start, problem) from None
+    except (SyntaxError, LookupError) as problem:
         raise DataError(
             "the file is not text in the encoding it should have",
             where=str(path),
@@ -124,6 +151,21 @@ def _scan_one(name: str, path: Path) -> TextFile:
         ) from None
     start = 3 if encoding == "utf-8" and _has_mark(path) else 0
     return TextFile(name, path, encoding, digest.hexdigest(), start, num_bytes)
+
+
+def wrong_encoding(path: Path, offset: int, problem: Exception, line: int | None = None) -> DataError:
+    """`offset`: the byte of the file where the encoding breaks."""
+    with path.open("rb") as stream:
+        mark = stream.read(2)
+    wide = mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    reason = getattr(problem, "reason", str(problem))
+    return DataError(
+        "the file is not text in the encoding it should have",
+        where=f"{path}, byte {offset}" + (f" (line {line})" if line else ""),
+        why=f"{reason}; it begins with the mark of UTF-16" if wide else reason,
+        next=f"convert it, e.g. iconv -f {'utf-16' if wide else 'latin1'} -t utf-8 {path.name}; "
+        "or leave it out with a glob",
+    )
 
 
 def _encoding(path: Path) -> str:

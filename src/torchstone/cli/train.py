@@ -30,7 +30,7 @@ def train(
     target: Target = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", help="builtin:stdlib, a file, folder or glob; .bin or .npy of ids."),
+        typer.Option("--data", help="builtin:NAME, hf:NAME, a file (text, table, ids), a folder, a glob, -."),
     ] = None,
     task: Annotated[str | None, typer.Option("--task", help="The task, where the guess is wrong.")] = None,
     defconfig: Annotated[str | None, typer.Option("--defconfig", help="Start from this defconfig.")] = None,

@@ -33,12 +33,12 @@ from torchstone.data.stdin import STDIN, spooled
 from torchstone.data.stdlib import stdlib_files
 from torchstone.data.table import Table, format_of, open_table
 
-__all__ = ["SOURCES", "Corpus", "Document", "Part", "Source", "find_tables", "read_source"]
+__all__ = ["SOURCES", "Corpus", "Document", "Source", "TextPart", "find_tables", "read_source"]
 
 log = logging.getLogger(__name__)
 
 
-class Part(Protocol):
+class TextPart(Protocol):
     """A file of text, or the rows of a table that stand on one side."""
 
     @property
@@ -57,14 +57,14 @@ class Corpus:
     """Parts of a text: files in seeded order (the first ones are a fair sample of all), or rows of tables."""
 
     name: str
-    train: tuple[Part, ...]
-    val: tuple[Part, ...]
+    train: tuple[TextPart, ...]
+    val: tuple[TextPart, ...]
     skipped: int = 0
     """Files left out because they could not be decoded (only sources that we chose ourselves)."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Reason -> number of texts that were left out for it."""
 
-    def files(self, split: str) -> tuple[Part, ...]:
+    def files(self, split: str) -> tuple[TextPart, ...]:
         if split not in ("train", "val"):
             raise UsageError(f"there is no split named {split!r}", next="choose one of: train, val")
         return self.train if split == "train" else self.val

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchstone._files import write_json
 from torchstone.config.resolve import Resolved
 from torchstone.train.result import TrainResult
 
@@ -94,7 +95,7 @@ def prepare(job: TrainJob, ranks: Ranks | None = None, device: torch.device | No
     LOSSES.get(task.kind)
     with ranks.main_first():  # the others find its tokens in the cache
         text = read_text(settings, task, loaded.facts, cache_dir=job.cache_dir, part=ranks.part)
-    notes = list(loaded.notes)
+    notes = [*loaded.notes, *text.notes]
     tell_sizes(loaded.module, device, notes)
     if len(text.batches.dataset) == 1:
         notes.append("the training data is a single example")
@@ -103,13 +104,13 @@ def prepare(job: TrainJob, ranks: Ranks | None = None, device: torch.device | No
     return Subject(
         module=loaded.module,
         forward=loaded.adapter,
-        task=task,
+        task=text.task or task,
         ids=special_ids(task.kind, loaded.facts, text.tokenizer, loaded.config, packed=True, notes=notes),
         model=(record := model_record(loaded, sizes) | lora),
         batches=text.batches,
         validation=text.validation,
         device=device,
-        save_extras=saver(text.tokenizer),
+        save_extras=saver(text.tokenizer, text.class_names),
         sampler=sampler(loaded.adapter, text.tokenizer, device) if can_sample(task, text.tokenizer) else None,
         notes=notes,
         num_tokens=text.num_tokens,
@@ -132,11 +133,19 @@ def model_record(loaded: Any, overrides: dict[str, Any] | None = None) -> dict[s
     }
 
 
-def saver(tokenizer: Any) -> Callable[[Path], None] | None:
-    """Keep a tokenizer of ours with the run; another kind is the user's to keep."""
-    if not callable(getattr(tokenizer, "save", None)) or not hasattr(tokenizer, "fingerprint"):
+def saver(tokenizer: Any, class_names: Sequence[str] = ()) -> Callable[[Path], None] | None:
+    """Keep a tokenizer of ours with the run (another kind is the user's to keep), and names of classes."""
+    keeps = callable(getattr(tokenizer, "save", None)) and hasattr(tokenizer, "fingerprint")
+    if not keeps and not class_names:
         return None
-    return lambda folder: tokenizer.save(folder / "tokenizer")
+
+    def save(folder: Path) -> None:
+        if keeps:
+            tokenizer.save(folder / "tokenizer")
+        if class_names:
+            write_json(folder / "classes.json", list(class_names))
+
+    return save
 
 
 def can_sample(task: TaskSpec, tokenizer: Any) -> bool:
@@ -192,8 +201,9 @@ def describe(subject: Subject, job: TrainJob, place: Place) -> TrainResult:
             f"model       {subject.model['target']} ({subject.model['class']}), {parameters:,} parameters"
             + (f", {trainable:,} of them trained" if trainable != parameters else ""),
             f"task        {subject.task.kind}",
-            f"data        {job.settings.data.source}: {subject.num_tokens:,} tokens, "
-            f"{len(subject.batches):,} batches of {loop.batch_size} per epoch"
+            f"data        {job.settings.data.source}: "
+            + ("" if subject.num_tokens is None else f"{subject.num_tokens:,} tokens, ")
+            + f"{len(subject.batches):,} batches of {loop.batch_size} per epoch"
             + ("" if subject.validation else ", no validation data"),
             f"steps       {pace.total_steps:,} ({pace.steps_per_epoch:,} per epoch, "
             f"{loop.gradient_accumulation_steps} micro-steps each)",

@@ -1,8 +1,10 @@
-"""A source as training and validation batches: text is read, tokenised, packed; files of ids are mapped."""
+"""A source as training and validation batches: text is read, tokenised, packed; files of ids are mapped;
+texts and images with labels become examples of a classifier."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,12 @@ from typing import Any
 from torchstone._errors import ConfigError, UsageError
 from torchstone.config.resolve import Resolved
 from torchstone.data.byte_tokenizer import ByteTokenizer
+from torchstone.data.door import open_data
+from torchstone.data.labelled import IMAGE_TASKS, TEXT_TASKS, read_labelled
 from torchstone.data.loader import Loader
 from torchstone.data.pack import TokenBlocks, pack
 from torchstone.data.part import WHOLE, Part
+from torchstone.data.rows import told
 from torchstone.data.source import read_source
 from torchstone.data.task import TaskSpec
 from torchstone.data.token_file import blocks_of_array, is_token_file, open_split
@@ -32,10 +37,16 @@ class Text:
     batches: Loader
     validation: Callable[[], Iterable[Batch]] | None
     """None where no file is held out."""
-    num_tokens: int
-    """Of one epoch."""
-    held_out: TokenBlocks | None = None
+    num_tokens: int | None
+    """Of one epoch; None where examples are not blocks of tokens."""
+    held_out: Any = None
     """What `validation` gives batches of."""
+    notes: tuple[str, ...] = ()
+    """What was left out or cut."""
+    task: TaskSpec | None = None
+    """With the sizes that the data has, where it has some."""
+    class_names: tuple[str, ...] = ()
+    """What the classes 0, 1 ... are called in the source."""
 
 
 def read_text(
@@ -49,12 +60,20 @@ def read_text(
 ) -> Text:
     """The source that `data.source` names, for a model with these facts; of each batch the `part`."""
     data = config.data
+    if task.kind in (*TEXT_TASKS, *IMAGE_TASKS):
+        return _labelled(config, task, facts, tokenizer, cache_dir, part)
     if task.kind not in ("causal-lm", "masked-lm"):
         raise UsageError(
-            f"text alone does not train a model for {task.kind}",
+            f"a source does not train a model for {task.kind}",
             where=f"data.source = {data.source}",
-            why="its examples need labels",
+            why="its examples need more than a text and a label",
             next="use torchstone.Trainer with a dataset, or --task causal-lm if it is a language model",
+        )
+    if data.label_column is not None:
+        raise ConfigError(
+            f"data.label_column has no effect on the task {task.kind}",
+            why="its text is its own target",
+            next="take the key out",
         )
     length = sequence_length(data.sequence_length, facts.max_seq_len)
     if is_token_file(data.source):
@@ -65,19 +84,57 @@ def read_text(
             why="only a .bin file of token ids does not say what it holds",
             next="take the key out",
         )
-    corpus = read_source(data.source, data)
+    corpus = read_source(data.source, data, cache_dir=cache_dir)
     tokenizer = tokenizer or build_tokenizer(data, corpus, facts.vocab_size, cache_dir)
     packed = pack(corpus, tokenizer, length, cache_dir=cache_dir)
-    return _text(config, task, tokenizer, packed.train, packed.val, part)
+    return _text(config, task, tokenizer, packed.train, packed.val, part, told(corpus.dropped))
+
+
+def _labelled(
+    config: Resolved,
+    task: TaskSpec,
+    facts: Any,
+    tokenizer: Tokenizer | None,
+    cache_dir: Path | None,
+    part: Part,
+) -> Text:
+    """Examples with labels: texts for a classifier, images for a vision model."""
+    data = config.data
+    if data.token_dtype is not None:
+        raise ConfigError(f"data.token_dtype has no effect on the task {task.kind}", next="take the key out")
+    sides = facts.image_size or (None, None)
+    sized = dataclasses.replace(
+        task,
+        num_classes=task.num_classes or facts.num_classes,
+        image_size=task.image_size or sides[0],
+        num_channels=task.num_channels or facts.num_channels,
+    )
+    found = read_labelled(data.source, data, sized, cache_dir=cache_dir)
+    notes = list(found.notes)
+    if found.corpus is not None:
+        tokenizer = tokenizer or build_tokenizer(data, found.corpus, facts.vocab_size, cache_dir)
+        notes += told(found.corpus.dropped)
+    else:
+        tokenizer = None
+    length = None if found.corpus is None else sequence_length(data.sequence_length, facts.max_seq_len)
+    train, held_out = (
+        None
+        if side is None
+        else open_data(side, sized, tokenizer=tokenizer, sequence_length=length, notes=notes).dataset
+        for side in (found.train, found.val)
+    )
+    made = _text(config, sized, tokenizer, train, held_out, part, notes)
+    return dataclasses.replace(made, task=sized, class_names=found.class_names)
 
 
 def _text(
     config: Resolved,
     task: TaskSpec,
     tokenizer: Tokenizer | None,
-    train: TokenBlocks,
-    held_out: TokenBlocks | None,
+    train: Any,
+    held_out: Any,
     part: Part,
+    notes: Sequence[str] = (),
 ) -> Text:
     data, loop = config.data, config.train
 
@@ -107,17 +164,19 @@ def _text(
         tokenizer=tokenizer,
         batches=batches,
         validation=validation if held_out is not None else None,
-        num_tokens=len(train) * train.sequence_length,
+        num_tokens=len(train) * train.sequence_length if isinstance(train, TokenBlocks) else None,
         held_out=held_out,
+        notes=tuple(notes),
     )
 
 
 def _token_blocks(config: Resolved, length: int) -> tuple[TokenBlocks, TokenBlocks | None]:
     data = config.data
-    useless = [name for name in ("tokenizer_vocab_size", "max_bytes") if getattr(data, name) is not None]
-    if useless or data.split_seed:
+    keys = ("tokenizer_vocab_size", "max_bytes", "split_seed", "text_column", "min_chars", "deduplicate")
+    useless = [name for name in keys if getattr(data, name) != type(data).model_fields[name].default]
+    if useless:
         raise ConfigError(
-            f"data.{(useless or ['split_seed'])[0]} has no effect on a file of token ids",
+            f"data.{useless[0]} has no effect on a file of token ids",
             where=f"data.source = {data.source}",
             next="take the key out; data.max_train_samples limits what is used",
         )

@@ -136,10 +136,13 @@ class Trainer:
         LOSSES.get(task.kind)
         _require_classes(task, loaded)
         notes, tokenizer = list(loaded.notes), self.tokenizer
+        names: tuple[str, ...] = ()
         if isinstance(train_data, str):
             with ranks.main_first():
                 text = read_text(config, task, loaded.facts, tokenizer=tokenizer, part=ranks.part)
             batches, validation, tokenizer = text.batches, text.validation, text.tokenizer
+            notes += text.notes
+            task, names = text.task or task, text.class_names
             if val_data is not None:
                 raise UsageError(
                     "val_data has no place beside a source",
@@ -168,7 +171,7 @@ class Trainer:
             batches=batches,
             validation=validation,
             device=self.device,
-            save_extras=saver(tokenizer),
+            save_extras=saver(tokenizer, names),
             sampler=sampler(loaded.adapter, tokenizer, self.device) if can_sample(task, tokenizer) else None,
             notes=notes,
             hooks=(AdapterKeeper(loaded.module, record),) if lora else (),
@@ -231,7 +234,8 @@ class Trainer:
 
     def _refuse_data_keys(self, *, takes_length: bool) -> None:
         """Keys that steer how a source is read have no effect on data that is given."""
-        keys = {"dataset_name", "validation_split"} | (set() if takes_length else {"sequence_length"})
+        keys = {"dataset_name", "validation_split", "text_column", "label_column", "min_chars", "deduplicate"}
+        keys |= set() if takes_length else {"sequence_length"}
         useless = keys & self.config.set_fields()
         if useless:
             raise ConfigError(

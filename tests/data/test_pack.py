@@ -125,4 +125,4 @@ def test_the_record_tells_what_the_stream_holds(corpus: Corpus, tmp_path: Path) 
     blocks = pack(corpus, ByteTokenizer(), 4, cache_dir=tmp_path).train
     records = [json.loads(path.read_text()) for path in (tmp_path / "tokens").glob("*.json")]
     assert len(blocks.tokens) in [record["num_tokens"] for record in records]
-    assert {record["schema"] for record in records} == {"torchstone.tokens/1"}
+    assert {record["schema"] for record in records} == {"torchstone.tokens/2"}

@@ -10,28 +10,25 @@ content of text and tokenizer, so every sequence length shares it. Order and bat
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from torchstone import _files
-from torchstone._errors import DataError
+from torchstone._errors import DataError, TorchstoneError, TryAgain
 from torchstone.data.cache import cache_folder, cache_key
-from torchstone.data.source import Corpus, Document
+from torchstone.data.encoding import OtherIds, make_encoder, without_engine
+from torchstone.data.source import Corpus
+from torchstone.data.token_store import SCHEMA, TokenWriter, alone, open_stored, told_when_full
 from torchstone.data.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-log = logging.getLogger(__name__)
-
-BATCH_CHARACTERS = 1 << 20
-"""Text encoded at a time: enough work for every core, little memory."""
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -47,6 +44,7 @@ class TokenBlocks:
         *,
         fingerprint: str = "",
         num_text_bytes: int = 0,
+        ends: np.ndarray[Any, Any] | None = None,
     ) -> None:
         if len(tokens) < 2:
             raise DataError(
@@ -57,6 +55,8 @@ class TokenBlocks:
         self.tokens = tokens
         self.sequence_length = min(sequence_length, len(tokens))
         self.fingerprint = f"{fingerprint}/{self.sequence_length}"
+        self.ends = ends
+        """Where the documents are over, as places in the stream, ascending; None: nobody knows."""
         self.num_text_bytes = num_text_bytes
         """Bytes of UTF-8 that the stream stands for (end-of-document tokens stand for none)."""
 
@@ -105,89 +105,54 @@ def _blocks(
     on_progress: Progress | None,
 ) -> TokenBlocks:
     key = cache_key(
-        {"format": "tokens/1", "text": corpus.content_hash(split), "tokenizer": tokenizer.fingerprint}
+        {"format": SCHEMA, "text": corpus.content_hash(split), "tokenizer": tokenizer.fingerprint}
     )
     path = folder / f"{key}.npy"
-    record = _verified(path)
-    if record is None:
-        record = _encode(corpus, split, tokenizer, path, on_progress)
-    tokens = np.load(path, mmap_mode="r")
-    return TokenBlocks(tokens, sequence_length, fingerprint=key, num_text_bytes=record["num_text_bytes"])
-
-
-def _verified(path: Path) -> dict[str, Any] | None:
-    """The record of a cached stream whose content is proven; None: encode it (again)."""
-    record_path = path.with_suffix(".json")
-    if not record_path.exists():
-        return None
-    try:
-        record = dict(_files.read_json(record_path))
-        if _files.sha256(path) == record["sha256"] and record["num_text_bytes"] >= 0:
-            return record
-        damage = "its content is not what was written"
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        damage = str(problem)
-    log.warning("the cached tokens %s are damaged and will be made again: %s", path, damage)
-    return None
+    stored = open_stored(path)
+    if stored is None:
+        with told_when_full(path), alone(path):
+            stored = open_stored(path)  # another process may have made it meanwhile
+            if stored is None:
+                _encode(corpus, split, tokenizer, path, on_progress)
+                stored = open_stored(path)
+    if stored is None:
+        raise TryAgain(
+            "the tokens were written, and are not what was written",
+            where=str(path),
+            why="the disk lies, or someone changes the cache",
+            next="set TORCHSTONE_CACHE to a folder on another disk",
+        )
+    return TokenBlocks(
+        stored.ids,
+        sequence_length,
+        fingerprint=key,
+        num_text_bytes=stored.num_text_bytes,
+        ends=stored.ends,
+    )
 
 
 def _encode(
     corpus: Corpus, split: str, tokenizer: Tokenizer, path: Path, on_progress: Progress | None
-) -> dict[str, Any]:
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    num_tokens = num_text_bytes = 0
+) -> None:
+    """Write the stream, from where an earlier encode was stopped."""
+    encoder = make_encoder(tokenizer, (document.text for document in corpus.documents(split)))
+    writer = TokenWriter(path, encoder.dtype)
     num_bytes = corpus.num_bytes(split)
-    with _files.replacing(path) as partial, partial.open("wb") as stream:
-        _write_header(stream, dtype, 0)
-        for documents in _batches(corpus.documents(split)):
-            tokens = _tokens_of(documents, tokenizer, dtype)
-            stream.write(tokens.tobytes())
-            num_tokens += len(tokens)
-            num_text_bytes += sum(len(document.text.encode()) for document in documents)
-            if on_progress is not None:
-                on_progress(num_text_bytes, num_bytes)
-        stream.seek(0)
-        _write_header(stream, dtype, num_tokens)
-    record = {
-        "schema": "torchstone.tokens/1",
-        "sha256": _files.sha256(path),
-        "num_tokens": num_tokens,
-        "num_text_bytes": num_text_bytes,
-    }
-    _files.write_json(path.with_suffix(".json"), record)
-    return record
-
-
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    held: list[Document] = []
-    num_characters = 0
-    for document in documents:
-        held.append(document)
-        num_characters += len(document.text)
-        if num_characters >= BATCH_CHARACTERS:
-            yield held
-            held, num_characters = [], 0
-    if held:
-        yield held
-
-
-def _tokens_of(
-    documents: Sequence[Document], tokenizer: Tokenizer, dtype: np.dtype[Any]
-) -> np.ndarray[Any, Any]:
-    eos = tokenizer.eos_token_id
-    flat: list[int] = []
-    for document, ids in zip(
-        documents, tokenizer.encode_batch([each.text for each in documents]), strict=True
-    ):
-        flat += ids
-        if document.ends and eos is not None:
-            flat.append(eos)
-    if flat and max(flat) >= tokenizer.vocab_size:
-        raise DataError(f"the tokenizer gave id {max(flat)} and says it has {tokenizer.vocab_size} entries")
-    return np.array(flat, dtype=dtype)
-
-
-def _write_header(stream: BinaryIO, dtype: np.dtype[Any], num_tokens: int) -> None:
-    """The header of a .npy file; numpy pads it so that any length takes the same room."""
-    description = {"descr": dtype.newbyteorder("<").str, "fortran_order": False, "shape": (num_tokens,)}
-    np.lib.format.write_array_header_1_0(stream, description)
+    while True:
+        rest = islice(corpus.documents(split), writer.done.pieces, None)
+        try:
+            with closing(encoder.chunks(rest)) as chunks:
+                for now in writer.write(chunks):
+                    if on_progress is not None:
+                        on_progress(now.text_bytes, num_bytes)
+            writer.finish()
+            return
+        except OtherIds as problem:  # then what came before may be wrong as well
+            writer.discard()
+            encoder = without_engine(tokenizer, problem)
+        except OSError:
+            writer.cut()
+            raise
+        except TorchstoneError:
+            writer.discard()
+            raise

@@ -8,7 +8,9 @@ UDP and the reading of file names and sizes lie outside of what it governs.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -67,6 +69,8 @@ def _allow(fenced: int, path: Path, rights: int) -> None:
 
 
 def _call(number: int, *arguments: object) -> int:
+    if sys.platform != "linux":  # elsewhere these numbers are other calls
+        raise OSError(errno.ENOSYS, f"{sys.platform} has none")
     answer: int = ctypes.CDLL(None, use_errno=True).syscall(number, *arguments)
     if answer < 0:
         code = ctypes.get_errno()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import signal
@@ -153,7 +154,9 @@ def give_up_rights(walls: Walls, folder: Path, readable: Iterable[Path], process
     except OSError as problem:
         walls.missing.append(f"fence (Landlock: {_reason(problem)})")
     walls.attempt("memory closed to other processes", lambda: _prctl(_PR_SET_DUMPABLE, 0))
-    if counted:
+    if counted and not _alone(walls) and not _has_proc():
+        walls.missing.append("process limit (without /proc those of the user cannot be counted)")
+    elif counted:
         # Outside a user name space all processes of the user count.
         allowed = processes if _alone(walls) else processes + _processes_of_user()
         walls.attempt("process limit", _limiter(resource.RLIMIT_NPROC, allowed))
@@ -303,6 +306,9 @@ def _devices(root: Path) -> None:
 
 
 def _libc() -> ctypes.CDLL:
+    """Of Linux: another system may have these functions under the same names, and they do something else."""
+    if sys.platform != "linux":
+        raise OSError(errno.ENOSYS, f"{sys.platform} has no such call")
     return ctypes.CDLL(None, use_errno=True)
 
 

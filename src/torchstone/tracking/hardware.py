@@ -120,16 +120,17 @@ def _disk(folder: Path) -> Finding:
 
 def _isolation() -> Iterator[Finding]:
     """Presence only; what holds for a given run is stated by that run."""
+    if sys.platform != "linux":
+        yield Finding(
+            "isolation", f"no user namespaces on {sys.platform}", "note", "untrusted models: use Linux"
+        )
+        return
     if shutil.which("bwrap"):
         yield Finding("isolation", "bubblewrap is installed", "ok")
     else:
         advice = "apt install bubblewrap: stronger walls around untrusted models"
         yield Finding("isolation", "bubblewrap is absent", "note", advice)
-    if sys.platform != "linux":
-        yield Finding(
-            "isolation", f"no user namespaces on {sys.platform}", "note", "untrusted models: use Linux"
-        )
-    elif _user_namespaces():
+    if _user_namespaces():
         yield Finding("isolation", "user namespaces can be made", "ok")
     else:
         advice = "ask for kernel.unprivileged_userns_clone=1; without it untrusted models get weaker walls"

@@ -88,7 +88,7 @@ def generate(
     from torchstone.adapt.load import load
     from torchstone.adapt.target import parse_target
     from torchstone.adapt.tokenizer_of import require_fit, require_tokenizer
-    from torchstone.train.device import choose_device
+    from torchstone.train.device import bring, choose_device
 
     sampling: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
@@ -106,7 +106,7 @@ def generate(
         if not isinstance(text, list):
             words = require_tokenizer(target, tokenizer, "its prompt must become token ids")
             require_fit(words, loaded.facts.vocab_size)
-        loaded.module.to(choose_device(device))
+        bring(loaded.module, choose_device(device))
         facts = loaded.facts
         eos = facts.eos_token_id if words is None or words.eos_token_id is None else words.eos_token_id
         chosen = Sampling(**sampling, eos_token_id=eos, num_ids=None if words is None else words.vocab_size)

@@ -22,6 +22,13 @@ def adamw(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Opti
 
 
 def _can_fuse(parameters: list[torch.Tensor]) -> bool:
-    return all(
-        parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda") for parameter in parameters
-    )
+    return all(each.is_floating_point() and has_fused(each.device) for each in parameters)
+
+
+def has_fused(device: torch.device) -> bool:
+    """Whether the kernel there leaves weights alone where gradients are not finite, as is promised.
+
+    The one of MPS did not look at `found_inf` up to torch 2.13 (pytorch#186360), so a step of fp16 that
+    overflows would have been taken.
+    """
+    return device.type in ("cpu", "cuda")

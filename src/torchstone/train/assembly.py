@@ -23,6 +23,7 @@ from torchstone.tracking.store import Store
 from torchstone.tracking.writer import MetricWriter
 from torchstone.train.average import WeightAverage
 from torchstone.train.chunked_loss import chunk_of
+from torchstone.train.device import bring
 from torchstone.train.devices import refuse_apart
 from torchstone.train.engine import Engine
 from torchstone.train.health import LayerHealth
@@ -95,7 +96,7 @@ class _Learner:
 def _learner(subject: Subject, config: Resolved, found: Checkpoint | None) -> _Learner:
     ranks, loop = subject.ranks, config.train
     ranks.seed(loop.random_seed, 0 if found is None else found.step)
-    subject.module.to(subject.device)
+    bring(subject.module, subject.device)
     spread = ranks.spread(subject.module, loop.strategy, subject.device, loop.precision)
     optimizer = build_optimizer(subject.module, config.optim)
     update = update_of(subject, config, optimizer, spread)

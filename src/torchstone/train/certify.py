@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchstone._seeds import preserved_rng, seed_everything
 from torchstone.optim.registry import build_optimizer
 from torchstone.train.assembly import objective_of, update_of
+from torchstone.train.device import bring
 from torchstone.train.engine import windows
 from torchstone.train.objective import PreparedBatches
 from torchstone.train.precision import autocast_of, numerics
@@ -109,7 +110,8 @@ def _recorded(job: TrainJob, steps: int) -> tuple[list[Trace], str]:
     with preserved_rng():
         subject = prepare(job)
         seed_everything(job.settings.train.random_seed)
-        subject.module.to(subject.device).train()
+        bring(subject.module, subject.device)
+        subject.module.train()
         return list(_traces(subject, job, steps)), str(subject.device)
 
 

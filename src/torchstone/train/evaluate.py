@@ -34,7 +34,7 @@ from torchstone.data.pack import TokenBlocks
 from torchstone.data.task import TaskSpec
 from torchstone.tracking.run_folder import RunFolder
 from torchstone.train.config import SECTIONS
-from torchstone.train.device import choose_device
+from torchstone.train.device import bring, choose_device
 from torchstone.train.interval import FEWEST_DOCUMENTS, Units, ratio_interval
 from torchstone.train.losses import LOSSES, Batch
 from torchstone.train.objective import ModelObjective, validation_batches
@@ -246,7 +246,7 @@ def _score(
     began = time.monotonic()
     notes = list(loaded.notes)
     rule = LOSSES.get(task.kind)
-    loaded.module.to(device)
+    bring(loaded.module, device)
     objective = ModelObjective(
         loaded.adapter,
         rule,

@@ -27,7 +27,7 @@ from torchstone.adapt.generate import Sampling
 from torchstone.adapt.load import load
 from torchstone.adapt.target import parse_target
 from torchstone.adapt.tokenizer_of import find_tokenizer, require_fit
-from torchstone.train.device import choose_device
+from torchstone.train.device import bring, choose_device
 
 _LM: Any = require("lm_eval.api.model", "eval").LM
 
@@ -63,7 +63,7 @@ def run_harness(job: HarnessJob) -> dict[str, Any]:
     if tokenizer is None:
         raise DataError(f"{job.target} has no tokenizer", next="--tokenizer bytes, or a tokenizer.json")
     require_fit(tokenizer, loaded.facts.vocab_size)
-    loaded.module.to(choose_device(job.device))
+    bring(loaded.module, choose_device(job.device))
     manager = require("lm_eval.tasks", "eval").TaskManager(
         include_path=None if job.path is None else str(job.path), include_defaults=True
     )

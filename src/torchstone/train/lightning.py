@@ -139,7 +139,8 @@ class UniversalModelAdapter(_L.LightningModule):
         self._validated = [held + part for held, part in zip(self._validated, parts, strict=True)]
 
     def on_validation_epoch_end(self) -> None:
-        sums = torch.tensor(self._validated, dtype=torch.float64, device=self.device)
+        exact = torch.float32 if self.device.type == "mps" else torch.float64
+        sums = torch.tensor(self._validated, dtype=exact, device=self.device)
         loss, correct, targets = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
         if not targets:
             raise DataError("the validation set has no target to score", why="no label counts")

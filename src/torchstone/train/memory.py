@@ -11,8 +11,10 @@ from torchstone._errors import OutOfMemory
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """A GPU's allocator has a class for it; the CPU's says it in words only."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """The allocator of CUDA has a class for it; those of the CPU and of MPS say it in words only."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error) for words in ("can't allocate memory", "MPS backend out of memory"))
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchstone._errors import DataError, ModelError
 from torchstone.data.part import StandIn
 from torchstone.train.auxiliary import Auxiliary, find_auxiliary, is_withheld
+from torchstone.train.device import way_to
 from torchstone.train.losses import Batch, LossRule, SpecialIds, loss_sum, num_correct
 from torchstone.train.split_head import Split, left_out
 from torchstone.train.validation import Observer
@@ -219,4 +220,4 @@ def validation_batches(batches: Iterable[Batch], objective: ModelObjective) -> I
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+    return value.to(**way_to(device, value.dtype)) if isinstance(value, Tensor) else value

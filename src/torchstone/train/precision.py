@@ -28,13 +28,21 @@ def autocast_of(precision: str, device: torch.device) -> Callable[[], AbstractCo
 
 
 def require_usable(precision: str, device: torch.device) -> None:
-    """Refuse a format that this device has no units for, where it would be without effect."""
+    """Refuse a format that this device has no units for: it would fail, or be without effect."""
     if precision == "tf32" and not (device.type == "cuda" and _has_tf32(device)):
         raise ConfigError(
             "train.precision = tf32 has no effect here",
             where=str(device),
             why="only NVIDIA GPUs since Ampere multiply in TF32",
             next="--set train.precision=fp32, or bf16",
+        )
+
+    if precision == "bf16" and device.type == "mps" and not torch.backends.mps.is_macos_or_newer(14, 0):
+        raise ConfigError(
+            "train.precision = bf16 cannot be used here",
+            where=str(device),
+            why="Metal computes with bfloat16 since macOS 14",
+            next="--set train.precision=fp32, or fp16",
         )
 
 

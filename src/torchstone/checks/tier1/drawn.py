@@ -21,7 +21,7 @@ def looks_drawn(tensor: Tensor) -> bool:
     """True for many distinct, unordered values that obey no short recurrence along any axis."""
     if not tensor.is_floating_point() or tensor.numel() < _FEW:
         return False
-    values = tensor.detach().double().nan_to_num(0.0, 0.0, 0.0)
+    values = tensor.detach().cpu().double().nan_to_num(0.0, 0.0, 0.0)
     for axis, size in enumerate(values.shape):
         if size > _SAMPLE:
             values = values.narrow(axis, 0, _SAMPLE)

@@ -106,7 +106,7 @@ def _draw(shape: torch.Size, classes: int, seed: int, device: torch.device) -> T
 
 
 def _entropy(targets: Tensor) -> float:
-    _, counts = torch.unique(targets, return_counts=True)
+    _, counts = torch.unique(targets.cpu(), return_counts=True)
     shares = counts.double() / counts.sum()
     return float(-(shares * shares.log()).sum())
 

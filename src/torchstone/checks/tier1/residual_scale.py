@@ -171,7 +171,7 @@ def per_block(sizes: tuple[float, ...], additive: bool) -> float:
 
 
 def _rms(tensor: Tensor) -> float:
-    return float(tensor.detach().abs().double().square().mean().sqrt())
+    return float(tensor.detach().cpu().abs().double().square().mean().sqrt())
 
 
 def _whole(sizes: tuple[float, ...]) -> float:

@@ -148,7 +148,8 @@ def _judge_rows(name: str, role: str, values: Tensor, owner: nn.Module) -> Verdi
 
 def _distinct_rows(rows: Tensor) -> int:
     """Number of different rows; zero ones count as different (pruned, padded or not yet trained)."""
-    key = torch.linspace(1.0, 2.0, rows.shape[1], dtype=torch.float64, device=rows.device).cos()
+    rows = rows.cpu()  # Apple's GPU has no float64
+    key = torch.linspace(1.0, 2.0, rows.shape[1], dtype=torch.float64).cos()
     marks = rows.double() @ key
     zero = int((rows == 0).all(dim=1).sum())
     return len(torch.unique(marks)) - (1 if zero else 0) + zero

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torchstone._errors import ConfigError, DataError
 from torchstone.data.bpe import BytePairTokenizer, train_bpe
 from torchstone.data.byte_tokenizer import ByteTokenizer
+from torchstone.data.char_tokenizer import CharTokenizer
 from torchstone.data.config import DataConfig
 from torchstone.data.source import Corpus, read_source
 from torchstone.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
@@ -43,12 +44,19 @@ def trained(corpus: Corpus) -> BytePairTokenizer:
     return train_bpe((document.text for document in corpus.documents("train")), 1500)
 
 
-@pytest.fixture(scope="module", params=["bytes", "bpe", "loaded bpe", "loaded bytes", "file"])
+KINDS = ["bytes", "bpe", "char", "few characters", "file"]
+
+
+@pytest.fixture(scope="module", params=KINDS + ["loaded " + kind for kind in KINDS[:-1]])
 def tokenizer(
     request: pytest.FixtureRequest, trained: BytePairTokenizer, tmp_path_factory: pytest.TempPathFactory
 ) -> Tokenizer:
-    plain: Tokenizer = ByteTokenizer() if "bytes" in request.param else trained
-    if request.param in ("bytes", "bpe"):
+    plain: Tokenizer = trained
+    if "bytes" in request.param:
+        plain = ByteTokenizer()
+    elif "char" in request.param:
+        plain = CharTokenizer.build(100 if "few" in request.param else 1000, [HARD[3], HARD[6]])
+    if request.param in KINDS[:-1]:
         return plain
     folder = tmp_path_factory.mktemp("tokenizer")
     plain.save(folder)
@@ -162,7 +170,7 @@ def test_only_the_training_split_is_learned_from(tmp_path: Path) -> None:
     ("settings_", "vocab_size", "kind", "said"),
     [
         ({"tokenizer_vocab_size": 900}, 800, ConfigError, "more than the model's vocabulary of 800"),
-        ({}, 200, ConfigError, "a vocabulary of 200 is too small"),
+        ({}, 99, ConfigError, "a vocabulary of 99 is too small"),
         ({"tokenizer": "bytes"}, 256, DataError, "larger than the model's vocabulary"),
         ({"tokenizer": "bytes", "tokenizer_vocab_size": 300}, 400, ConfigError, "no effect"),
         ({"tokenizer": "absent.json"}, 400, DataError, "no tokenizer here"),

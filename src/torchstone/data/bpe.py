@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from torchstone._errors import ConfigError, DataError
 from torchstone._optional import require
-from torchstone.data.byte_tokenizer import bytes_of, text_of, unknown_id
-from torchstone.data.saved_tokenizer import describe
+from torchstone.data.byte_tokenizer import bytes_of, character_of_byte, text_of
+from torchstone.data.saved_tokenizer import describe, hub_config
+from torchstone.data.tokenizer_calls import TokenizerCalls
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
 
 PAD, EOS = "<pad>", "<eos>"
+UNUSED = "<unused_"
 MIN_VOCAB_SIZE = 256 + 2
 MIN_FREQUENCY = 2
 SAMPLE_BYTES = 32 << 20
@@ -30,7 +32,7 @@ SAMPLE_BYTES = 32 << 20
 _SURROGATES = re.compile("([\ud800-\udfff]+)")
 
 
-class BytePairTokenizer:
+class BytePairTokenizer(TokenizerCalls):
     """A trained tokenizer; `pad` and `eos` are ids 0 and 1."""
 
     def __init__(self, library: Library) -> None:
@@ -42,9 +44,12 @@ class BytePairTokenizer:
         self.pad_token_id: int | None = vocabulary[PAD]
         self.eos_token_id: int | None = vocabulary[EOS]
         byte_of = byte_of_character()
+        self._specials = {
+            each.content: token_id for token_id, each in library.get_added_tokens_decoder().items()
+        }
         self._bytes_of_id = [b""] * self.vocab_size
         for token, token_id in vocabulary.items():
-            if token not in (PAD, EOS):
+            if token not in self._specials:
                 self._bytes_of_id[token_id] = bytes(byte_of[character] for character in token)
         self._id_of_byte = {
             data[0]: token_id for token_id, data in enumerate(self._bytes_of_id) if len(data) == 1
@@ -71,18 +76,23 @@ class BytePairTokenizer:
             return [self.encode(text) for text in texts]
         return [each.ids for each in self._library.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        for each in ids:
-            if not 0 <= each < self.vocab_size:
-                raise unknown_id(each, self.vocab_size)
+    def _text(self, ids: Sequence[int]) -> str:
         return text_of(b"".join(self._bytes_of_id[each] for each in ids))
+
+    @property
+    def num_unused(self) -> int:
+        """Entries that only fill the vocabulary to its size."""
+        return sum(name.startswith(UNUSED) for name in self._specials)
+
+    def special_tokens(self) -> dict[str, int]:
+        return dict(self._specials)
 
     def byte_lengths(self) -> list[int] | None:
         return [len(each) for each in self._bytes_of_id]
 
     def save(self, folder: Path) -> None:
         """`tokenizer.json`, as other tools read it, and our description beside it."""
-        describe(Path(folder), "bpe", {"tokenizer.json": self._library.to_str()})
+        describe(Path(folder), "bpe", {"tokenizer.json": self._library.to_str(), **hub_config(PAD, EOS)})
 
     @classmethod
     def load(cls, folder: Path) -> BytePairTokenizer:
@@ -94,8 +104,13 @@ class BytePairTokenizer:
             raise DataError("the saved tokenizer is damaged", where=str(file), why=str(damage)) from None
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, sample_bytes: int = SAMPLE_BYTES) -> BytePairTokenizer:
-    """Learn at most `vocab_size` tokens; the same texts give the same tokens on any number of cores."""
+def train_bpe(
+    texts: Iterable[str], vocab_size: int, sample_bytes: int = SAMPLE_BYTES, *, pad_size: bool = False
+) -> BytePairTokenizer:
+    """Learn at most `vocab_size` tokens; the same texts give the same tokens on any number of cores.
+
+    `pad_size`: where the texts yield fewer, specials <unused_0>, ... fill the vocabulary to its size.
+    """
     if vocab_size < MIN_VOCAB_SIZE:
         raise ConfigError(
             f"a vocabulary of {vocab_size} is too small for text",
@@ -114,6 +129,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int, sample_bytes: int = SAMPLE_
         show_progress=False,
     )
     library.train_from_iterator(_sample(texts, sample_bytes), trainer)
+    if pad_size:
+        missing = vocab_size - library.get_vocab_size(with_added_tokens=True)
+        library.add_special_tokens([f"{UNUSED}{place}>" for place in range(missing)])
     return BytePairTokenizer(library)
 
 
@@ -140,8 +158,4 @@ def _sample(texts: Iterable[str], num_bytes: int) -> Iterator[str]:
 
 
 def byte_of_character() -> dict[str, int]:
-    """GPT-2's alphabet: printable Latin-1 bytes stand for themselves, the others for 256 and up."""
-    itself = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in itself]
-    table = {chr(byte): byte for byte in itself}
-    return table | {chr(256 + place): byte for place, byte in enumerate(others)}
+    return {letter: byte for byte, letter in character_of_byte().items()}

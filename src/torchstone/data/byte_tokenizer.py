@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchstone._errors import DataError
-from torchstone.data.saved_tokenizer import describe
+from torchstone.data.saved_tokenizer import describe, hub_config
+from torchstone.data.tokenizer_calls import TokenizerCalls
 
 PAD, EOS = 256, 257
 
 
-class ByteTokenizer:
+class ByteTokenizer(TokenizerCalls):
     """Ids 0 to 255 are the bytes themselves."""
 
     vocab_size = 258
@@ -25,17 +26,33 @@ class ByteTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        for each in ids:
-            if not 0 <= each < self.vocab_size:
-                raise unknown_id(each, self.vocab_size)
-        return text_of(bytes(each for each in ids if each < PAD))
-
     def byte_lengths(self) -> list[int] | None:
         return [1] * PAD + [0, 0]
 
+    def special_tokens(self) -> dict[str, int]:
+        return {"<pad>": PAD, "<eos>": EOS}
+
     def save(self, folder: Path) -> None:
-        describe(Path(folder), "bytes", {})
+        from torchstone.data.char_tokenizer import library_file
+
+        byte_level = {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": False,
+        }
+        letters = character_of_byte()
+        written = library_file(
+            {letters[byte]: byte for byte in range(256)} | self.special_tokens(),
+            specials=self.special_tokens(),
+            pre_tokenizer=byte_level,
+            decoder=byte_level,
+        )
+        file = json.dumps(written, ensure_ascii=False)
+        describe(Path(folder), "bytes", {"tokenizer.json": file, **hub_config("<pad>", "<eos>")})
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return text_of(bytes(each for each in ids if each < PAD))
 
 
 def bytes_of(text: str) -> bytes:
@@ -51,7 +68,8 @@ def text_of(data: bytes) -> str:
         return data.decode("utf-8", "replace")
 
 
-def unknown_id(token_id: int, vocab_size: int) -> DataError:
-    return DataError(
-        f"token id {token_id} is outside the tokenizer's vocabulary", why=f"it has {vocab_size} entries"
-    )
+def character_of_byte() -> dict[int, str]:
+    """GPT-2's alphabet: printable Latin-1 bytes stand for themselves, the others for 256 and up."""
+    itself = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in itself]
+    return {byte: chr(byte) for byte in itself} | {byte: chr(256 + i) for i, byte in enumerate(others)}

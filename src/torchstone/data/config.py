@@ -24,7 +24,8 @@ class DataConfig(Section):
     )
     task: str = knob("auto", help="Task of the model: auto asks the model, else the name of a task.")
     tokenizer: str = knob(
-        "auto", help="auto trains a byte-level BPE that fits the vocabulary; bytes; or a tokenizer.json."
+        "auto",
+        help="auto trains a BPE that fits the vocabulary; bpe, char, bytes; pretrained[:NAME]; or a file.",
     )
     tokenizer_vocab_size: int | None = knob(
         None, help="Entries of a trained tokenizer; None takes the model's vocabulary.", unit="tokens", ge=1

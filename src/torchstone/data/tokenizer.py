@@ -5,7 +5,8 @@
 
 `auto` trains a byte-level BPE on the training split, once: the result is cached by the content of the text.
 The vocabulary is never larger than the rows of the model's embedding; where the text yields fewer tokens, it
-is honestly smaller. Neither packing nor batching happens here.
+is honestly smaller. Which kind is taken, and what follows where it cannot be had, is in `tokenizer_tiers`.
+Neither packing nor batching happens here.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ def build_tokenizer(
     config: DataConfig, corpus: Corpus, vocab_size: int | None, cache_dir: Path | None = None
 ) -> Tokenizer:
     """The tokenizer that `config.tokenizer` names, for a model with `vocab_size` embedding rows."""
+    from torchstone.data.tokenizer_tiers import choose_tokenizer
+
     wanted = config.tokenizer_vocab_size or vocab_size or DEFAULT_VOCAB_SIZE
     if vocab_size is not None and wanted > vocab_size:
         raise ConfigError(
@@ -68,57 +71,61 @@ def build_tokenizer(
             why="ids beyond the embedding have no row",
             next=f"--set data.tokenizer_vocab_size={vocab_size} or less, or give the model more rows",
         )
-    if config.tokenizer == "auto":
-        return _trained(corpus, wanted, cache_dir)
-    if config.tokenizer_vocab_size is not None:
+    if config.tokenizer_vocab_size is not None and config.tokenizer not in ("auto", "bpe", "char"):
         raise ConfigError(
             f"data.tokenizer_vocab_size has no effect on data.tokenizer={config.tokenizer}",
             why="only a trained tokenizer can be given a size",
             next="leave it out, or --set data.tokenizer=auto",
         )
-    tokenizer = _byte_tokenizer() if config.tokenizer == "bytes" else load_tokenizer(Path(config.tokenizer))
-    if vocab_size is not None and tokenizer.vocab_size > vocab_size:
-        raise DataError(
-            f"the tokenizer {config.tokenizer} is larger than the model's vocabulary",
-            why=f"it has {tokenizer.vocab_size} entries, the embedding {vocab_size} rows",
-            next=f"--set model.vocab_size={tokenizer.vocab_size}, or use --set data.tokenizer=auto",
-        )
-    return tokenizer
+    choice = choose_tokenizer(
+        wanted,
+        lambda: (document.text for document in corpus.documents("train")),
+        prefer=config.tokenizer,
+        train=lambda size: _trained(corpus, size, cache_dir),
+        limit=vocab_size,
+    )
+    for line in choice.fallbacks:
+        log.warning("tokenizer: %s", line)
+    log.info("tokenizer: %s", choice.reason)
+    return choice.tokenizer
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer that `save` wrote, or a user's tokenizer.json (the file or a folder that holds it)."""
+def load_tokenizer(path: Path | str) -> Tokenizer:
+    """A tokenizer that `save` wrote, or the user's own: every format of `tokenizer_formats`, or a folder."""
     path = Path(path).expanduser()
     if (path / DESCRIPTION).is_file():
         return _load_saved(path)
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if not file.is_file():
-        raise DataError(
-            "there is no tokenizer here",
-            where=str(path),
-            next="give a tokenizer.json, a folder that holds one, or auto or bytes",
-        )
-    from torchstone.data.tokenizer_file import FileTokenizer
+    from torchstone.data.tokenizer_formats import open_tokenizer
 
-    return FileTokenizer.load(file)
+    return open_tokenizer(path)
 
 
 def _load_saved(folder: Path) -> Tokenizer:
-    description = read_description(folder)
-    if description.get("kind") == "bytes":
-        return _byte_tokenizer()
-    if description.get("kind") == "bpe":
+    kind = read_description(folder).get("kind")
+    if kind == "bytes":
+        from torchstone.data.byte_tokenizer import ByteTokenizer
+
+        return ByteTokenizer()
+    if kind == "bpe":
         from torchstone.data.bpe import BytePairTokenizer
 
         return BytePairTokenizer.load(folder)
-    if description.get("kind") == "file":
+    if kind == "char":
+        from torchstone.data.char_tokenizer import CharTokenizer
+
+        return CharTokenizer.load(folder)
+    if kind == "file":
         from torchstone.data.tokenizer_file import FileTokenizer
 
         return FileTokenizer.load(folder / "tokenizer.json")
+    if kind == "sentencepiece":
+        from torchstone.data.sentencepiece_tokenizer import FILE, SentencePieceTokenizer
+
+        return SentencePieceTokenizer.load(folder / FILE)
     raise DataError(
         f"{DESCRIPTION} names no kind of tokenizer that this version knows",
         where=str(folder),
-        why=f"it says kind={description.get('kind')!r}",
+        why=f"it says kind={kind!r}",
     )
 
 
@@ -140,9 +147,3 @@ def _trained(corpus: Corpus, vocab_size: int, cache_dir: Path | None) -> Tokeniz
         log.info("the text yields %d of %d tokens", tokenizer.vocab_size, vocab_size)
     tokenizer.save(folder)
     return tokenizer
-
-
-def _byte_tokenizer() -> Tokenizer:
-    from torchstone.data.byte_tokenizer import ByteTokenizer
-
-    return ByteTokenizer()

@@ -1,7 +1,8 @@
-"""A user's own `tokenizer.json`, in the format of the `tokenizers` library, taken as it is.
+"""A user's own tokenizer in the format of the `tokenizers` library, taken as it is.
 
-Nothing is added or repaired. Special tokens that stand literally in a text stay text, as everywhere here;
-pad and end-of-document are recognised among the file's own added tokens, and are None where it has none.
+Nothing is added or repaired. Special tokens that stand literally in a text stay text, as everywhere here.
+Pad and end-of-document are those that the tokenizer_config.json beside the file names, else are recognised
+among the file's own added tokens, and are None where it has none.
 """
 
 from __future__ import annotations
@@ -10,34 +11,38 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torchstone._errors import DataError
 from torchstone._optional import require
 from torchstone.data.bpe import byte_of_character
-from torchstone.data.byte_tokenizer import unknown_id
-from torchstone.data.saved_tokenizer import describe
+from torchstone.data.saved_tokenizer import describe, hub_config
+from torchstone.data.tokenizer_calls import TokenizerCalls
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
 
 PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>", "<|padding|>")
 EOS_NAMES = ("<eos>", "</s>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|im_end|>", "[SEP]")
+HUB_CONFIG = "tokenizer_config.json"
 
 
-class FileTokenizer:
+class FileTokenizer(TokenizerCalls):
     """The library's own encoding and decoding, without the marks that a template would add."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, *, pad: str | None = None, eos: str | None = None) -> None:
+        """`pad` and `eos` name tokens of the file; None: whatever is recognised."""
         library.no_padding()
         library.no_truncation()  # a limit baked into the file would silently drop text
         library.encode_special_tokens = True
         self._library = library
         vocabulary = library.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
-        added = {token.content for token in library.get_added_tokens_decoder().values()}
-        self.pad_token_id: int | None = _first(PAD_NAMES, vocabulary, added)
-        self.eos_token_id: int | None = _first(EOS_NAMES, vocabulary, added)
+        added = library.get_added_tokens_decoder()
+        names = {token.content for token in added.values()}
+        self._specials = {token.content: token_id for token_id, token in added.items() if token.special}
+        self.pad_token_id: int | None = _first(PAD_NAMES if pad is None else (pad,), vocabulary, names)
+        self.eos_token_id: int | None = _first(EOS_NAMES if eos is None else (eos,), vocabulary, names)
         self.fingerprint = "file/" + hashlib.sha256(library.to_str().encode()).hexdigest()
 
     @property
@@ -46,20 +51,15 @@ class FileTokenizer:
         return self._library
 
     def encode(self, text: str) -> list[int]:
-        return list(self._library.encode(text, add_special_tokens=False).ids)
+        return list(self._library.encode(unicode_of(text), add_special_tokens=False).ids)
 
     def encode_marked(self, text: str) -> list[int]:
         """As the file's own template has it, with the marks of beginning and end that it adds."""
-        return list(self._library.encode(text, add_special_tokens=True).ids)
+        return list(self._library.encode(unicode_of(text), add_special_tokens=True).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [each.ids for each in self._library.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        for each in ids:
-            if not 0 <= each < self.vocab_size:
-                raise unknown_id(each, self.vocab_size)
-        return str(self._library.decode(list(ids), skip_special_tokens=True))
+        plain = [unicode_of(text) for text in texts]
+        return [each.ids for each in self._library.encode_batch_fast(plain, add_special_tokens=False)]
 
     def byte_lengths(self) -> list[int] | None:
         """Known where the file spells bytes (GPT-2's way) and changes no letter before."""
@@ -76,8 +76,12 @@ class FileTokenizer:
                 lengths[token_id] = sum(letter in byte_of for letter in token)
         return lengths
 
+    def special_tokens(self) -> dict[str, int]:
+        return dict(self._specials)
+
     def save(self, folder: Path) -> None:
-        describe(Path(folder), "file", {"tokenizer.json": self._library.to_str()})
+        names = hub_config(self.pad_token, self.eos_token)
+        describe(Path(folder), "file", {"tokenizer.json": self._library.to_str(), **names})
 
     @classmethod
     def load(cls, file: Path) -> FileTokenizer:
@@ -93,8 +97,38 @@ class FileTokenizer:
             ) from None
         if not library.get_vocab_size(with_added_tokens=True):
             raise DataError("the tokenizer has no entries", where=str(file))
-        return cls(library)
+        config = read_hub_config(file.parent) if file.name == "tokenizer.json" else {}
+        return cls(library, pad=token_name(config.get("pad_token")), eos=token_name(config.get("eos_token")))
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self._library.decode(list(ids), skip_special_tokens=True))
+
+
+def read_hub_config(folder: Path) -> dict[str, Any]:
+    """The tokenizer_config.json of a folder, as transformers writes it; empty where there is none."""
+    file = folder / HUB_CONFIG
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as damage:
+        raise DataError(f"this is no {HUB_CONFIG}", where=str(file), why=str(damage)) from None
+
+
+def token_name(told: Any) -> str | None:
+    """A token is told by its name, or by a record that holds it as `content`."""
+    name = told.get("content") if isinstance(told, dict) else told
+    return name if isinstance(name, str) else None
 
 
 def _first(names: Sequence[str], vocabulary: dict[str, int], added: set[str]) -> int | None:
     return next((vocabulary[name] for name in names if name in added), None)
+
+
+def unicode_of(text: str) -> str:
+    """The library takes Unicode alone: a lone surrogate becomes U+FFFD, as any Unicode decoder has it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

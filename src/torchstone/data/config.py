@@ -33,6 +33,9 @@ class DataConfig(Section):
     sequence_length: int | None = knob(
         None, help="Tokens per example; None takes the model's limit, at most 128.", unit="tokens", ge=2
     )
+    document_attention: bool = knob(
+        False, help="Documents that share a block do not see each other (block-diagonal attention)."
+    )
     token_dtype: str | None = knob(
         None,
         help="Type of the ids in a source that is a .bin file of tokens; None: uint16.",
@@ -44,6 +47,9 @@ class DataConfig(Section):
     split_seed: int = knob(0, help="Seed of the split into training and validation files.", ge=0)
     max_bytes: int | None = knob(
         None, help="Read at most this much text, whole files, in seeded order.", unit="bytes", ge=1
+    )
+    bucket_by_length: bool = knob(
+        False, help="Put examples of similar length into one batch: less padding, another order."
     )
     num_workers: int = knob(
         0, help="Processes that make batches beside the training; 0: none.", unit="processes", ge=0

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,6 +54,15 @@ class ExampleDataset:
 
     def __len__(self) -> int:
         return len(self._examples)
+
+    def lengths(self) -> np.ndarray[Any, Any]:
+        """Of the longest sequence of each example; reads all examples once."""
+        return np.array(
+            [
+                max((len(each) for each in self._example(index).values() if each.dim() == 1), default=1)
+                for index in range(len(self))
+            ]
+        )
 
     def batch(self, indices: Sequence[int]) -> Batch:
         return self._collate([self._example(index) for index in indices])

@@ -26,6 +26,8 @@ from torchstone.data.task import TaskSpec
 from torchstone.data.workers import drawn_by_workers
 
 State = dict[str, Any]
+POOL_BATCHES = 64
+"""Batches' worth of examples that are sorted by length together: enough to fit, few enough to mix."""
 
 
 class Loader:
@@ -33,7 +35,8 @@ class Loader:
 
     `max_samples` takes that many examples, spread evenly over the dataset. With a `task` that knows its
     sizes, ids and labels are held to them. With a `part`, only that slice of each batch is read; the state
-    is the same for all parts, so it resumes with any number of them.
+    is the same for all parts, so it resumes with any number of them. `bucket_by_length` puts examples of
+    similar length together: pools in seeded order are sorted and cut, and the batches shuffled again.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Loader:
         max_samples: int | None = None,
         task: TaskSpec | None = None,
         num_workers: int = 0,
+        bucket_by_length: bool = False,
         part: Part = WHOLE,
     ) -> None:
         if batch_size < 1:
@@ -62,6 +66,7 @@ class Loader:
         self.num_workers = num_workers
         """Processes that make the batches; 0: this one."""
         self.part = part
+        self._lengths = _lengths(dataset) if bucket_by_length else None
         self.epoch = 0
         self.num_examples = len(dataset) if max_samples is None else min(max_samples, len(dataset))
         self._consumed = 0
@@ -108,7 +113,9 @@ class Loader:
         chosen = np.arange(self.num_examples) * len(self.dataset) // self.num_examples
         if not self.shuffle:
             return chosen
-        return chosen[np.random.default_rng([self.seed, epoch]).permutation(self.num_examples)]
+        draw = np.random.default_rng([self.seed, epoch])
+        order = chosen[draw.permutation(self.num_examples)]
+        return order if self._lengths is None else _bucketed(order, self._lengths, self.batch_size, draw)
 
     def state(self) -> State:
         """Where the next iteration begins."""
@@ -117,7 +124,7 @@ class Loader:
     def load_state(self, state: State) -> None:
         """Go on behind the batch that came with `state`; refuse the state of other data or another order."""
         mine = self.state()
-        for name in ("seed", "shuffle", "num_examples", "dataset"):
+        for name in ("seed", "shuffle", "num_examples", "dataset", "bucketed_by"):
             if state.get(name) != mine[name]:
                 raise DataError(
                     "the data is not what it was when the state was saved",
@@ -136,7 +143,33 @@ class Loader:
             "shuffle": self.shuffle,
             "num_examples": self.num_examples,
             "dataset": self.dataset.fingerprint,
+            # Which examples meet in a batch depends on its size: only then is another size another order.
+            "bucketed_by": None if self._lengths is None else self.batch_size,
         }
+
+
+def _lengths(dataset: Dataset) -> np.ndarray[Any, Any]:
+    measure = getattr(dataset, "lengths", None)
+    lengths = measure() if callable(measure) else None
+    if lengths is None or (lengths == lengths[0]).all():
+        raise ConfigError(
+            "data.bucket_by_length has no effect on this data",
+            why="its examples are equally long",
+            next="take the key out",
+        )
+    return lengths
+
+
+def _bucketed(
+    order: np.ndarray[Any, Any], lengths: np.ndarray[Any, Any], batch_size: int, draw: np.random.Generator
+) -> np.ndarray[Any, Any]:
+    """`order` with equals together; the batch that is not full stays the last, as the cuts have it."""
+    pools = np.arange(len(order)) // (POOL_BATCHES * batch_size)
+    order = order[np.lexsort((lengths[order], pools))]
+    num_full = len(order) // batch_size
+    full, rest = np.split(order, [num_full * batch_size])
+    shuffled = full.reshape(num_full, batch_size)[draw.permutation(num_full)]
+    return np.concatenate([shuffled.reshape(-1), rest])
 
 
 def _name_row(indices: Sequence[int], row: int) -> str:

@@ -22,6 +22,7 @@ import torch
 
 from torchstone._errors import DataError, TorchstoneError, TryAgain
 from torchstone.data.cache import cache_folder, cache_key
+from torchstone.data.documents import Boundaries, separated
 from torchstone.data.encoding import OtherIds, make_encoder, without_engine
 from torchstone.data.source import Corpus
 from torchstone.data.token_store import SCHEMA, TokenWriter, alone, open_stored, told_when_full
@@ -57,6 +58,8 @@ class TokenBlocks:
         self.fingerprint = f"{fingerprint}/{self.sequence_length}"
         self.ends = ends
         """Where the documents are over, as places in the stream, ascending; None: nobody knows."""
+        self._boundaries: Boundaries | None = None
+        self._causal = True
         self.num_text_bytes = num_text_bytes
         """Bytes of UTF-8 that the stream stands for (end-of-document tokens stand for none)."""
 
@@ -70,7 +73,25 @@ class TokenBlocks:
         for row, index in enumerate(indices):
             rows[row] = self.tokens[index * T : (index + 1) * T]
         ids = torch.from_numpy(rows)
-        return {"input_ids": ids, "labels": ids.clone()}
+        batch = {"input_ids": ids, "labels": ids.clone()}
+        if self._boundaries is None:
+            return batch
+        return separated(batch, torch.from_numpy(self.documents(indices, rows)), causal=self._causal)
+
+    def separate(self, *, causal: bool, eos_token_id: int | None = None) -> None:
+        """From now on documents of a block do not see each other; `causal`: nor does a token the later ones.
+
+        `eos_token_id` marks the ends where the stream brings none.
+        """
+        self._boundaries, self._causal = Boundaries(self.ends, eos_token_id), causal
+        self.fingerprint += "/documents"
+
+    def documents(self, indices: Sequence[int], rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """(B, T): of each token of the blocks `rows`, the number of its document in the block."""
+        assert self._boundaries is not None
+        T = self.sequence_length
+        numbers = [self._boundaries.numbers(index * T, row) for index, row in zip(indices, rows, strict=True)]
+        return np.stack(numbers)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ def drawn_by_workers(
         _Batches(dataset, chosen, (seed, epoch, first)),
         batch_size=None,
         num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),  # so that the copy to the device need not wait
         generator=torch.Generator(),  # else the base seed would be drawn from the generator of the training
     )
     batches = iter(loader)

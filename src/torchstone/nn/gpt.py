@@ -26,7 +26,7 @@ from torchstone.nn.norms import make_norm
 from torchstone.nn.rotary import rotation
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 INIT_STD = 0.02
 POSITIONS = ("learned", "rope")
@@ -125,12 +125,15 @@ class GPT(nn.Module):
     def forward(
         self,
         input_ids: Int[Tensor, "B T"],
-        attention_mask: Int[Tensor, "B S"] | None = None,
+        attention_mask: Int[Tensor, "B S"] | Bool[Tensor, "B 1 T S"] | None = None,
         position_ids: Int[Tensor, "B T"] | None = None,
         past_key_values: tuple[Cache, ...] | None = None,
         use_cache: bool = False,
     ) -> GPTOutput:
-        """`attention_mask` is 1 for real tokens and covers the cached ones too (S = cached + T)."""
+        """`attention_mask` is 1 for real tokens and covers the cached ones too (S = cached + T).
+
+        With four dimensions it says for each token which others it may see; later ones stay hidden.
+        """
         num_cached = 0 if past_key_values is None else past_key_values[0][0].shape[2]
         self._require_fit(input_ids, attention_mask, num_cached)
         if position_ids is None:
@@ -152,7 +155,7 @@ class GPT(nn.Module):
     def _context(
         self,
         input_ids: Int[Tensor, "B T"],
-        attention_mask: Int[Tensor, "B S"] | None,
+        attention_mask: Int[Tensor, "B S"] | Bool[Tensor, "B 1 T S"] | None,
         position_ids: Int[Tensor, "B T"],
         num_cached: int,
         use_cache: bool,
@@ -168,7 +171,10 @@ class GPT(nn.Module):
         return AttentionContext(mask=mask, is_causal=num_cached == 0, rotary=rotary, keep_cache=use_cache)
 
     def _require_fit(
-        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"] | None, num_cached: int
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B S"] | Bool[Tensor, "B 1 T S"] | None,
+        num_cached: int,
     ) -> None:
         """A UsageError is a ValueError: callers who know nothing of us can catch it as one."""
         if input_ids.dim() != 2:
@@ -181,8 +187,9 @@ class GPT(nn.Module):
                 f"a sequence of {length} tokens is longer than max_seq_len={self.config.max_seq_len}",
                 next="shorten the sequence, or build the model with a larger max_seq_len",
             )
-        expected = (input_ids.shape[0], length)
-        if attention_mask is not None and tuple(attention_mask.shape) != expected:
+        B, T = input_ids.shape
+        expected = (B, length)
+        if attention_mask is not None and tuple(attention_mask.shape) not in (expected, (B, 1, T, length)):
             raise UsageError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}, expected {expected}",
                 why="it says for every token, cached ones included, whether it is real",
@@ -202,11 +209,13 @@ class GPT(nn.Module):
 
 
 def _positions(
-    input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"] | None, num_cached: int
+    input_ids: Int[Tensor, "B T"],
+    attention_mask: Int[Tensor, "B S"] | Bool[Tensor, "B 1 T S"] | None,
+    num_cached: int,
 ) -> Int[Tensor, "B T"]:
     """Places counted over real tokens, so that padding on the left moves nothing."""
     B, T = input_ids.shape
-    if attention_mask is None:
+    if attention_mask is None or attention_mask.dim() == 4:
         return torch.arange(num_cached, num_cached + T, device=input_ids.device).expand(B, T)
     places = attention_mask.long().cumsum(dim=1) - 1
     return places.clamp(min=0)[:, num_cached:]

@@ -74,6 +74,7 @@ def prepare(job: TrainJob, ranks: Ranks | None = None, device: torch.device | No
     from torchstone.train.lora import AdapterKeeper, with_lora
     from torchstone.train.losses import LOSSES
     from torchstone.train.ranks import ALONE
+    from torchstone.train.separation import require_separation
     from torchstone.train.size_hints import tell_sizes
     from torchstone.train.special_ids import special_ids
     from torchstone.train.subject import Subject
@@ -95,6 +96,8 @@ def prepare(job: TrainJob, ranks: Ranks | None = None, device: torch.device | No
     LOSSES.get(task.kind)
     with ranks.main_first():  # the others find its tokens in the cache
         text = read_text(settings, task, loaded.facts, cache_dir=job.cache_dir, part=ranks.part)
+    if settings.data.document_attention:
+        require_separation(loaded.adapter, loaded.module, text.batches.dataset)
     notes = [*loaded.notes, *text.notes]
     tell_sizes(loaded.module, device, notes)
     if len(text.batches.dataset) == 1:

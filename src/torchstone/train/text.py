@@ -23,6 +23,7 @@ from torchstone.data.task import TaskSpec
 from torchstone.data.token_file import blocks_of_array, is_token_file, open_split
 from torchstone.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from torchstone.train.losses import Batch
+from torchstone.train.separation import keep_apart
 
 LONGEST_DEFAULT_SEQUENCE = 128
 """Tokens; beyond it a first run on a CPU becomes a long one."""
@@ -60,6 +61,12 @@ def read_text(
 ) -> Text:
     """The source that `data.source` names, for a model with these facts; of each batch the `part`."""
     data = config.data
+    if data.document_attention and task.kind not in ("causal-lm", "masked-lm"):
+        raise ConfigError(
+            f"data.document_attention has no effect on the task {task.kind}",
+            why="its examples are not cut from a stream of documents",
+            next="take the key out",
+        )
     if task.kind in (*TEXT_TASKS, *IMAGE_TASKS):
         return _labelled(config, task, facts, tokenizer, cache_dir, part)
     if task.kind not in ("causal-lm", "masked-lm"):
@@ -137,6 +144,9 @@ def _text(
     notes: Sequence[str] = (),
 ) -> Text:
     data, loop = config.data, config.train
+    if data.document_attention:
+        eos = None if tokenizer is None else tokenizer.eos_token_id
+        keep_apart(train, held_out, causal=task.kind == "causal-lm", eos_token_id=eos)
 
     def validation() -> Iterable[Batch]:
         assert held_out is not None
@@ -157,6 +167,7 @@ def _text(
         task=task,
         max_samples=data.max_train_samples,
         num_workers=data.num_workers,
+        bucket_by_length=data.bucket_by_length,
         part=part,
     )
     batches.first()

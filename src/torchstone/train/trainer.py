@@ -33,6 +33,7 @@ from torchstone.train.ranks import Ranks
 from torchstone.train.replay import ReplayedLoader, is_loader
 from torchstone.train.result import Stopped, TrainResult
 from torchstone.train.run import can_sample, model_record, sampler, saver
+from torchstone.train.separation import require_separation
 from torchstone.train.size_hints import tell_sizes
 from torchstone.train.special_ids import special_ids
 from torchstone.train.subject import Subject
@@ -140,6 +141,8 @@ class Trainer:
         if isinstance(train_data, str):
             with ranks.main_first():
                 text = read_text(config, task, loaded.facts, tokenizer=tokenizer, part=ranks.part)
+            if config.data.document_attention:
+                require_separation(loaded.adapter, loaded.module, text.batches.dataset)
             batches, validation, tokenizer = text.batches, text.validation, text.tokenizer
             notes += text.notes
             task, names = text.task or task, text.class_names
@@ -200,6 +203,10 @@ class Trainer:
                     "max_train_samples and max_val_samples have no effect on a DataLoader",
                     next="give the dataset itself, or a smaller DataLoader",
                 )
+            if config.data.bucket_by_length:
+                raise ConfigError(
+                    "bucket_by_length has no effect on a DataLoader", next="give the dataset itself"
+                )
             if config.data.num_workers:
                 raise ConfigError(
                     "num_workers has no effect on a DataLoader", next="say DataLoader(num_workers=...)"
@@ -225,6 +232,7 @@ class Trainer:
             max_samples=limit,
             task=self.task,
             num_workers=config.data.num_workers,
+            bucket_by_length=shuffle and config.data.bucket_by_length,
             part=part,
         )
         first, rule = loader.first(), LOSSES.get(self.task.kind)
@@ -235,6 +243,7 @@ class Trainer:
     def _refuse_data_keys(self, *, takes_length: bool) -> None:
         """Keys that steer how a source is read have no effect on data that is given."""
         keys = {"dataset_name", "validation_split", "text_column", "label_column", "min_chars", "deduplicate"}
+        keys.add("document_attention")
         keys |= set() if takes_length else {"sequence_length"}
         useless = keys & self.config.set_fields()
         if useless:

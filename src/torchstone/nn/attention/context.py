@@ -31,9 +31,12 @@ class AttentionContext:
 
 
 def causal_mask(
-    num_queries: int, num_keys: int, padding: Int[Tensor, "B S"] | None, device: torch.device
+    num_queries: int,
+    num_keys: int,
+    padding: Int[Tensor, "B S"] | Bool[Tensor, "B 1 T S"] | None,
+    device: torch.device,
 ) -> Bool[Tensor, "B 1 T S"]:
-    """Each query sees the keys up to its own place, without padded ones.
+    """Each query sees the keys up to its own place, without padded ones or those that its row leaves out.
 
     A query always sees itself: a padded row would otherwise see nothing, and the softmax of nothing is NaN.
     """
@@ -43,4 +46,5 @@ def causal_mask(
     allowed = (key <= query)[None, None]
     if padding is None:
         return allowed
-    return allowed & (padding.bool()[:, None, None, :] | (key == query)[None, None])
+    shown = padding.bool() if padding.dim() == 4 else padding.bool()[:, None, None, :]
+    return allowed & (shown | (key == query)[None, None])

@@ -43,6 +43,8 @@ COMMANDS = [
     ["eval", "--help"],
     ["config", "--help"],
     ["runs", "--help"],
+    ["data", "--help"],
+    ["data", "show", "--help"],
     ["doctor", "--help"],
 ]
 

@@ -122,7 +122,7 @@ class Case:
 
 CASES = {
     "empty": Case(lambda _: [], ("no examples", "empty")),
-    "one token": Case(lambda _: [torch.tensor([3])] * 4, ("nothing to learn from", "step 1"), begun=True),
+    "one token": Case(lambda _: [torch.tensor([3])] * 4, ("too short for causal-lm", "example 0")),
     "one token of a stream": Case(lambda _: np.array([3], np.uint16), ("1 tokens", "more text")),
     "longer than the limit": Case(
         lambda _: [*ids(3), torch.zeros(LIMIT + 1, dtype=torch.long)],
@@ -314,7 +314,7 @@ COMMANDS: dict[str, tuple[Callable[[Path], str], list[str], str, int, str]] = {
     "empty file": (lambda f: _written(f / "a.txt", ""), [], "DataError", 4, "no text to read"),
     "no text": (lambda f: _written(f / "a.txt", "\udcff".encode("utf-8", "surrogatepass").decode("latin-1")),
                 ["data.tokenizer=absent.json"], "DataError", 4, "no tokenizer"),
-    "a table": (lambda f: _written(f / "a.csv", "a,b\n"), [], "DataError", 4, "no plain text|not plain text"),
+    "a table": (lambda f: _written(f / "a.csv", "a,b\n"), [], "DataError", 4, "which column is the text"),
     "absent": (lambda f: str(f / "absent.txt"), [], "DataError", 4, "no such file"),
     "ids beyond": (lambda f: tokens(f / "a.npy", [5] * 40 + [300] * 40),
                    ["data.tokenizer=@default"], "DataError", 4, "token id 300 is outside"),
@@ -331,7 +331,7 @@ COMMANDS: dict[str, tuple[Callable[[Path], str], list[str], str, int, str]] = {
     "impossible": (lambda f: _written(f / "a.txt", "text " * 99),
                    ["optim.schedule=cosinus"], "ConfigError", 2, "cosine"),
     "another task": (lambda f: _written(f / "a.txt", "text " * 99),
-                     ["data.task=vision"], "UsageError", 2, "vision"),
+                     ["data.task=vision"], "DataError", 4, "holds no images"),
 }  # fmt: skip
 
 

@@ -353,7 +353,7 @@ def test_ragged_sequences_and_padding(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ([], "no examples|empty"),
-        ([torch.tensor([3])] * 4, "nothing to learn from"),
+        ([torch.tensor([3])] * 4, "too short for causal-lm"),
         ([torch.tensor([1, 2, VOCABULARY])] * 4, "outside"),
         ([torch.tensor([1, 2, -1])] * 4, "outside"),
     ],

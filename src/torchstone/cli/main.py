@@ -14,7 +14,7 @@ import typer
 
 from torchstone._errors import Interrupted, TorchstoneError, disk_trouble
 from torchstone._version import __version__
-from torchstone.cli import check, config, doctor, generate, recover, runs, train, verify
+from torchstone.cli import check, config, data, doctor, generate, recover, runs, train, verify
 from torchstone.cli import eval as scoring
 from torchstone.cli.session import print_json
 
@@ -35,6 +35,7 @@ app.command("recover", no_args_is_help=True)(recover.recover)
 app.command("verify", no_args_is_help=True)(verify.verify)
 app.command("eval", no_args_is_help=True)(scoring.evaluate)
 app.command("doctor")(doctor.doctor)
+app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 app.add_typer(runs.app, name="runs")
 

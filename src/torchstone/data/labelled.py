@@ -49,8 +49,8 @@ def read_labelled(
 ) -> Labelled:
     """The examples of a source for `task`, which is one of TEXT_TASKS or IMAGE_TASKS."""
     if task.kind in IMAGE_TASKS:
-        _refuse_text_keys(name, config)
         data = _pictures(name, config, task) if name in SOURCES else _image_files(name, config)
+        _refuse_text_keys(name, config)
     else:
         data = _texts(name, config, task, cache_dir)
     found, known = data.num_classes, task.num_classes

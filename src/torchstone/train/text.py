@@ -12,11 +12,13 @@ from typing import Any
 from torchstone._errors import ConfigError, UsageError
 from torchstone.config.resolve import Resolved
 from torchstone.data.byte_tokenizer import ByteTokenizer
+from torchstone.data.dataset import ExampleDataset
 from torchstone.data.door import open_data
 from torchstone.data.labelled import IMAGE_TASKS, TEXT_TASKS, read_labelled
 from torchstone.data.loader import Loader
 from torchstone.data.pack import TokenBlocks, pack
 from torchstone.data.part import WHOLE, Part
+from torchstone.data.quality import require_long_enough
 from torchstone.data.rows import told
 from torchstone.data.source import read_source
 from torchstone.data.task import TaskSpec
@@ -170,6 +172,8 @@ def _text(
         bucket_by_length=data.bucket_by_length,
         part=part,
     )
+    if isinstance(train, ExampleDataset):
+        require_long_enough(train, task, loop.random_seed)
     batches.first()
     return Text(
         tokenizer=tokenizer,

@@ -22,6 +22,7 @@ from torchstone.adapt.load import LoadedModel, load
 from torchstone.data.door import open_data
 from torchstone.data.loader import Loader
 from torchstone.data.part import Part
+from torchstone.data.quality import require_long_enough
 from torchstone.data.task import TaskSpec
 from torchstone.train.device import choose_device
 from torchstone.train.fit import fit
@@ -235,6 +236,7 @@ class Trainer:
             bucket_by_length=shuffle and config.data.bucket_by_length,
             part=part,
         )
+        require_long_enough(opened.dataset, self.task, loop.random_seed)
         first, rule = loader.first(), LOSSES.get(self.task.kind)
         if rule.prepare is None:
             rule.count(first)  # a batch without labels is told before a run begins

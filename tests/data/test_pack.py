@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,17 @@ def test_the_record_tells_what_the_stream_holds(corpus: Corpus, tmp_path: Path) 
     records = [json.loads(path.read_text()) for path in (tmp_path / "tokens").glob("*.json")]
     assert len(blocks.tokens) in [record["num_tokens"] for record in records]
     assert {record["schema"] for record in records} == {"torchstone.tokens/2"}
+
+
+def test_a_stream_in_a_file_goes_to_a_worker_as_its_place(corpus: Corpus, tmp_path: Path) -> None:
+    packed = pack(corpus, ByteTokenizer(), 4, cache_dir=tmp_path).train
+    sliced = TokenBlocks(packed.tokens[2:], 4)
+    for blocks in (packed, sliced):
+        there = pickle.loads(pickle.dumps(blocks))
+        assert there.tokens.dtype == blocks.tokens.dtype and len(there) == len(blocks)
+        assert there.batch([0, 1])["input_ids"].equal(blocks.batch([0, 1])["input_ids"])
+    large = np.memmap(tmp_path / "large.bin", np.uint16, mode="w+", offset=64, shape=(100_000,))
+    large[-1] = 7
+    data = pickle.dumps(TokenBlocks(large, 10))
+    assert len(data) < 1_000
+    assert pickle.loads(data).tokens[-1] == 7

@@ -24,6 +24,7 @@ from torchstone._errors import DataError, TorchstoneError, TryAgain
 from torchstone.data.cache import cache_folder, cache_key
 from torchstone.data.documents import Boundaries, separated
 from torchstone.data.encoding import OtherIds, make_encoder, without_engine
+from torchstone.data.mapped import at_place, place_of
 from torchstone.data.source import Corpus
 from torchstone.data.token_store import SCHEMA, TokenWriter, alone, open_stored, told_when_full
 from torchstone.data.tokenizer import Tokenizer
@@ -65,6 +66,12 @@ class TokenBlocks:
 
     def __len__(self) -> int:
         return len(self.tokens) // self.sequence_length
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: place_of(value) for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({name: at_place(value) for name, value in state.items()})
 
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The blocks of `indices`; labels are the ids themselves, for the loss shifts them."""

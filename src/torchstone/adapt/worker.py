@@ -4,7 +4,8 @@ The launcher runs no stranger's code. It forks the worker, reads its two pipes w
 it when a limit is passed, and answers the caller with one JSON object. The worker raises its walls, loads
 the libraries, sets the watchman, runs the job, signs its result and leaves by `os._exit`, so that no exit
 handler, thread or destructor of the stranger gets a turn. Frames on the result pipe are signed with a key
-that came by standard input; what is not signed is counted as an attempt to forge.
+that came by standard input; what is not signed is counted as an attempt to forge. Memory and threads of
+the worker and its children are counted through Linux's /proc; where there is none, they are not.
 
 The signature tells our frames from a stray print. It cannot make a verdict true: code that shares a
 process with the judge can lie to him. What isolation promises is that nothing but the answer comes out.

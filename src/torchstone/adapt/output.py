@@ -64,7 +64,7 @@ def read_output(raw: Any, facts: ModelFacts | None = None, task: Any = None) -> 
 def _fields(raw: Any) -> Mapping[str, Any]:
     if hasattr(raw, "_fields"):
         return {name: getattr(raw, name) for name in raw._fields}
-    if dataclasses.is_dataclass(raw):
+    if dataclasses.is_dataclass(raw) and not hasattr(raw, "__dict__"):
         return {field.name: getattr(raw, field.name) for field in dataclasses.fields(raw)}
     if hasattr(raw, "__dict__"):
         return vars(raw)
@@ -75,10 +75,14 @@ def _fields(raw: Any) -> Mapping[str, Any]:
 
 
 def _read_fields(fields: Mapping[str, Any], raw: Any, facts: ModelFacts | None) -> Output:
-    name = _main_field(fields)
-    main = _first_tensor(fields[name])
-    assert main is not None
     logits = _first_tensor(fields.get("logits"))
+    if logits is not None:  # as most models answer: nothing to look for
+        name, main = "logits", logits
+    else:
+        name = _main_field(fields)
+        found = _first_tensor(fields[name])
+        assert found is not None
+        main = found
     if logits is None and name != "last_hidden_state" and _is_logits(main, facts):
         logits = main
     loss = fields.get("loss")

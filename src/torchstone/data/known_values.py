@@ -37,7 +37,8 @@ def require_known_values(batch: Mapping[str, Tensor], task: TaskSpec | None, nam
     labels = batch.get("labels")
     if labels is not None and not labels.is_floating_point():
         limit = task.vocab_size if task.kind in LM_KINDS else task.num_classes
-        if limit is not None:
+        is_copy = task.kind in LM_KINDS and torch.equal(labels, batch.get("input_ids", labels[:0]))
+        if limit is not None and not is_copy:
             if labels.numel() and int(labels.min()) < 0:
                 labels = labels.masked_fill(labels == IGNORED_LABEL, 0)
             _require_range(labels, limit, "labels: value", "range of the labels", name_row)

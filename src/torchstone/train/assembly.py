@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,8 +20,6 @@ from torchstone.optim.registry import build_optimizer
 from torchstone.optim.schedule import learning_rate_at
 from torchstone.tracking.checkpoint import Checkpoint
 from torchstone.tracking.run_folder import RunFolder
-from torchstone.tracking.store import Store
-from torchstone.tracking.writer import MetricWriter
 from torchstone.train.average import WeightAverage
 from torchstone.train.chunked_loss import chunk_of
 from torchstone.train.device import bring
@@ -44,6 +43,10 @@ from torchstone.train.step import Recipe
 from torchstone.train.subject import Subject
 from torchstone.train.update import DeviceUpdate, HostUpdate, ScaledUpdate, Update
 
+if TYPE_CHECKING:
+    from torchstone.tracking.store import Store
+    from torchstone.tracking.writer import MetricWriter
+
 log = logging.getLogger(__name__)
 
 
@@ -59,6 +62,8 @@ def assemble(
 ) -> tuple[Engine, MetricWriter]:
     """Optimizer, state, rows and loop, at the beginning or where the checkpoint was taken."""
     learner = _learner(subject, config, found)
+    from torchstone.tracking.writer import MetricWriter  # brings the database
+
     writer = MetricWriter(
         store,
         folder.run_id,

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,7 +27,6 @@ from torchstone.tracking.checkpoint import WEIGHTS, Checkpoint, open_checkpoint,
 from torchstone.tracking.environment import snapshot
 from torchstone.tracking.partial import KEPT, part_of
 from torchstone.tracking.run_folder import RunFolder
-from torchstone.tracking.store import Store, default_store
 from torchstone.tracking.tensor_file import write_tensors
 from torchstone.train.assembly import assemble, follow, refuse_without_effect
 from torchstone.train.compiling import compiled
@@ -45,6 +44,9 @@ from torchstone.train.signals import SignalWatch, exit_code_of
 from torchstone.train.start_block import used_settings
 from torchstone.train.subject import Subject
 
+if TYPE_CHECKING:
+    from torchstone.tracking.store import Store
+
 log = logging.getLogger(__name__)
 
 LEVERS = "levers.json"
@@ -56,6 +58,9 @@ def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[obj
     ranks = subject.ranks
     if not ranks.main:
         return _follow(subject, config)
+    # The database is not needed before a run begins.
+    from torchstone.tracking.store import Store, default_store
+
     # From the first file written to the last, a signal is noted and obeyed where nothing can tear.
     with SignalWatch() as watch:
         folder = _enter(place, config, subject)

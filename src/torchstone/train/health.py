@@ -45,7 +45,8 @@ class LayerHealth:
 
     def _by_owner(self, norms: Mapping[int, Tensor]) -> dict[str, float]:
         squares: dict[str, float] = {}
-        for place, norm in norms.items():
+        values = torch.stack(list(norms.values())).tolist() if norms else []  # read all at once
+        for place, norm in zip(norms, values, strict=True):
             owner = self._owners[place]
-            squares[owner] = squares.get(owner, 0.0) + float(norm) ** 2
+            squares[owner] = squares.get(owner, 0.0) + norm**2
         return {owner: math.sqrt(total) for owner, total in squares.items()}

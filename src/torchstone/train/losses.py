@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -368,8 +367,8 @@ LOSSES.add(
 
 
 def _num_counted(labels: Tensor) -> int:
-    if labels.device.type == "cpu":  # three times quicker than tensor operations
-        return int(np.count_nonzero(labels.numpy() != IGNORED))
+    if labels.device.type == "cpu" and labels.numel() and int(labels.min()) > IGNORED:
+        return labels.numel()  # the usual case, in one pass
     return int((labels != IGNORED).sum())
 
 

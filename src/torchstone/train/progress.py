@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torchstone.train.config import LoopConfig
+if TYPE_CHECKING:
+    from torchstone.train.config import LoopConfig
 
 
 @dataclass

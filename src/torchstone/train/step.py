@@ -85,5 +85,5 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     applied = recipe.update.apply(optimizer, [each["loss"] for each in sums])
-    optimizer.zero_grad(set_to_none=True)
+    recipe.update.gradients.clear()
     return StepOutcome(sums, targets, applied)

@@ -45,6 +45,9 @@ COMMANDS = [
     ["runs", "--help"],
     ["data", "--help"],
     ["data", "show", "--help"],
+    ["tokenizer", "--help"],
+    ["tokenizer", "train", "--help"],
+    ["tokenizer", "validate", "--help"],
     ["doctor", "--help"],
 ]
 

@@ -29,7 +29,7 @@ MIN_FREQUENCY = 2
 SAMPLE_BYTES = 32 << 20
 """Text that merges are learned from; a corpus stands in seeded order, so its head is a fair sample."""
 
-_SURROGATES = re.compile("([\ud800-\udfff]+)")
+SURROGATES = re.compile("([\ud800-\udfff]+)")
 
 
 class BytePairTokenizer(TokenizerCalls):
@@ -63,8 +63,8 @@ class BytePairTokenizer(TokenizerCalls):
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = []
-        for piece in _SURROGATES.split(text):
-            if _SURROGATES.match(piece):  # no UTF-8 for the library: spell the bytes
+        for piece in SURROGATES.split(text):
+            if SURROGATES.match(piece):  # no UTF-8 for the library: spell the bytes
                 ids += [self._id_of_byte[each] for each in bytes_of(piece)]
             elif piece:
                 ids += self._library.encode(piece, add_special_tokens=False).ids
@@ -72,7 +72,7 @@ class BytePairTokenizer(TokenizerCalls):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """All cores at work; texts with lone surrogates go one by one."""
-        if any(_SURROGATES.search(text) for text in texts):
+        if any(SURROGATES.search(text) for text in texts):
             return [self.encode(text) for text in texts]
         return [each.ids for each in self._library.encode_batch_fast(list(texts), add_special_tokens=False)]
 
@@ -150,7 +150,7 @@ def training_recipe(vocab_size: int) -> dict[str, Any]:
 def _sample(texts: Iterable[str], num_bytes: int) -> Iterator[str]:
     left = num_bytes
     for text in texts:
-        plain = _SURROGATES.sub("", text)
+        plain = SURROGATES.sub("", text)
         yield plain
         left -= len(plain.encode())
         if left <= 0:

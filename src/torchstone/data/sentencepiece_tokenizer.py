@@ -23,6 +23,10 @@ FILE = "tokenizer.model"
 class SentencePieceTokenizer(TokenizerCalls):
     """`model` is the content of the file."""
 
+    unicode_only = True
+    normalises = True
+    """As far as is known: the library does not tell its rules."""
+
     def __init__(self, model: bytes) -> None:
         library = require("sentencepiece", "tokenize")
         self._model = model
@@ -57,6 +61,8 @@ class SentencePieceTokenizer(TokenizerCalls):
         model = Path(file).read_bytes()
         require("sentencepiece", "tokenize")
         try:
+            if not model:
+                raise ValueError("the file is empty")
             return cls(model)
         except (RuntimeError, ValueError, OSError) as damage:
             raise DataError(

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from torchstone._errors import DataError
 from torchstone._optional import require
-from torchstone.data.bpe import byte_of_character
+from torchstone.data.bpe import SURROGATES, byte_of_character
+from torchstone.data.byte_tokenizer import bytes_of, text_of
 from torchstone.data.saved_tokenizer import describe, hub_config
 from torchstone.data.tokenizer_calls import TokenizerCalls
 
@@ -44,6 +45,11 @@ class FileTokenizer(TokenizerCalls):
         self.pad_token_id: int | None = _first(PAD_NAMES if pad is None else (pad,), vocabulary, names)
         self.eos_token_id: int | None = _first(EOS_NAMES if eos is None else (eos,), vocabulary, names)
         self.fingerprint = "file/" + hashlib.sha256(library.to_str().encode()).hexdigest()
+        self._bytes_of_id = self._spelled_bytes()
+        spelled = self._bytes_of_id or []
+        self._id_of_byte = {data[0]: place for place, data in enumerate(spelled) if len(data) == 1}
+        if len(self._id_of_byte) < 256:
+            self._bytes_of_id = None
 
     @property
     def library(self) -> Library:
@@ -51,30 +57,58 @@ class FileTokenizer(TokenizerCalls):
         return self._library
 
     def encode(self, text: str) -> list[int]:
-        return list(self._library.encode(unicode_of(text), add_special_tokens=False).ids)
+        if self._bytes_of_id is None or not SURROGATES.search(text):
+            return list(self._library.encode(unicode_of(text), add_special_tokens=False).ids)
+        ids: list[int] = []
+        for piece in SURROGATES.split(text):
+            if SURROGATES.match(piece):  # no Unicode, but bytes can spell it
+                ids += [self._id_of_byte[each] for each in bytes_of(piece)]
+            elif piece:
+                ids += self._library.encode(piece, add_special_tokens=False).ids
+        return ids
 
     def encode_marked(self, text: str) -> list[int]:
         """As the file's own template has it, with the marks of beginning and end that it adds."""
         return list(self._library.encode(unicode_of(text), add_special_tokens=True).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        plain = [unicode_of(text) for text in texts]
-        return [each.ids for each in self._library.encode_batch_fast(plain, add_special_tokens=False)]
+        plain = list(texts)
+        odd = [place for place, text in enumerate(texts) if SURROGATES.search(text)]
+        for place in odd:
+            plain[place] = ""
+        rows = [each.ids for each in self._library.encode_batch_fast(plain, add_special_tokens=False)]
+        for place in odd:
+            rows[place] = self.encode(texts[place])
+        return rows
 
     def byte_lengths(self) -> list[int] | None:
         """Known where the file spells bytes (GPT-2's way) and changes no letter before."""
+        spelled = self._spelled_bytes()
+        return None if spelled is None else [len(each) for each in spelled]
+
+    def _spelled_bytes(self) -> list[bytes] | None:
         parts = json.loads(self._library.to_str())
         if (parts["decoder"] or {}).get("type") != "ByteLevel" or parts["normalizer"] is not None:
             return None
         byte_of = byte_of_character()
         added = self._library.get_added_tokens_decoder()
-        lengths = [0] * self.vocab_size
+        spelled = [b""] * self.vocab_size
         for token, token_id in self._library.get_vocab(with_added_tokens=True).items():
-            if token_id in added:
-                lengths[token_id] = 0 if added[token_id].special else len(token.encode())
-            else:
-                lengths[token_id] = sum(letter in byte_of for letter in token)
-        return lengths
+            if token_id not in added:
+                spelled[token_id] = bytes(byte_of[letter] for letter in token if letter in byte_of)
+            elif not added[token_id].special:
+                spelled[token_id] = token.encode()
+        return spelled
+
+    @property
+    def unicode_only(self) -> bool:
+        """Whether a lone surrogate becomes U+FFFD: there are no bytes to spell it with."""
+        return self._bytes_of_id is None
+
+    @property
+    def normalises(self) -> bool:
+        """Whether text is changed before it is cut, as the file wants it."""
+        return self._library.normalizer is not None
 
     def special_tokens(self) -> dict[str, int]:
         return dict(self._specials)
@@ -101,6 +135,8 @@ class FileTokenizer(TokenizerCalls):
         return cls(library, pad=token_name(config.get("pad_token")), eos=token_name(config.get("eos_token")))
 
     def _text(self, ids: Sequence[int]) -> str:
+        if self._bytes_of_id is not None:
+            return text_of(b"".join(self._bytes_of_id[each] for each in ids))
         return str(self._library.decode(list(ids), skip_special_tokens=True))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchstone._errors import ConfigError
+from torchstone._errors import ConfigError, DataError
+from torchstone.data.byte_tokenizer import ByteTokenizer
 from torchstone.data.config import DataConfig
+from torchstone.data.pack import pack
 from torchstone.data.rows import RowPart
 from torchstone.data.source import Corpus, read_source
 
@@ -116,9 +119,11 @@ def test_no_text_stands_on_both_sides(
 def test_a_row_keeps_its_side_when_others_come(tmp_path: Path) -> None:
     path = as_jsonl(tmp_path / "a.jsonl", rows_of(50))
     before = read_source(str(path), DataConfig(validation_split=0.3))
+    held_out = set(texts(before, "val"))
     as_jsonl(path, rows_of(80))
     after = read_source(str(path), DataConfig(validation_split=0.3))
-    assert set(texts(before, "val")) <= set(texts(after, "val"))
+    assert held_out < set(texts(after, "val"))
+    assert not held_out & set(texts(after, "train"))
     assert before.content_hash("train") != after.content_hash("train")
 
 
@@ -193,3 +198,33 @@ def test_a_key_about_columns_needs_a_table(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("plain")
     with pytest.raises(ConfigError, match=r"data\.text_column has no effect"):
         read_source(str(tmp_path / "a.txt"), DataConfig(text_column="text"))
+
+
+def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
+    def peak(count: int) -> int:
+        path = tmp_path / f"{count}.jsonl"
+        with path.open("w") as stream:
+            for number in range(count):
+                stream.write(json.dumps({"text": f"{number} " + "word " * 2000}) + "\n")
+        tracemalloc.start()
+        corpus = read_source(str(path), DataConfig())
+        assert sum(1 for _ in corpus.documents("train")) + sum(1 for _ in corpus.documents("val")) == count
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    few, many = peak(100), peak(2000)  # 1 MB and 20 MB
+    assert many < few + 500_000
+
+
+@pytest.mark.parametrize("harm", ["broken", "longer"])
+def test_a_table_that_changes_in_use_leaves_no_tokens_behind(tmp_path: Path, harm: str) -> None:
+    path = as_jsonl(tmp_path / "a.jsonl", rows_of(40))
+    corpus = read_source(str(path), DataConfig(validation_split=0.0))
+    if harm == "broken":
+        path.write_text(path.read_text()[:-30])
+    else:
+        as_jsonl(path, rows_of(41))
+    with pytest.raises(DataError, match="a row cannot be read" if harm == "broken" else "the table changed"):
+        pack(corpus, ByteTokenizer(), 16, cache_dir=tmp_path / "cache")
+    assert not [each for each in (tmp_path / "cache").rglob("*") if each.is_file()]

@@ -7,6 +7,9 @@ import re
 from pathlib import Path
 
 from torchstone.checks.registry import checks_of
+from torchstone.data import quality
+from torchstone.data.source import SOURCES
+from torchstone.data.table import TABLE_FORMATS
 from torchstone.optim.schedule import SCHEDULES
 from torchstone.train.losses import LOSSES
 
@@ -34,3 +37,15 @@ def test_every_loss_and_schedule_is_in_the_page_on_training() -> None:
     page = (DOCS / "training.md").read_text()
     for name in (*LOSSES.names(), *SCHEDULES.names()):
         assert re.search(rf"^\| `{name}` \|", page, re.MULTILINE), name
+
+
+def test_every_source_format_and_rate_is_in_the_page_on_data() -> None:
+    page = (DOCS / "data.md").read_text()
+    for name in (*SOURCES.names(), *(suffix for each in TABLE_FORMATS for suffix in each.suffixes)):
+        assert f"`{name}`" in page, name
+    questions = [each for each in vars(quality).values() if isinstance(each, quality.Question)]
+    for each in questions:
+        if each is not quality.BEFORE_RUN:
+            assert re.search(
+                rf"^\| `{each.name}` \|.*\| {each.limit:.0%} \|$".replace("%", " ?%"), page, re.MULTILINE
+            ), each

@@ -115,9 +115,19 @@ class RowPart:
             yield Document(row.where, row.text)
 
     def rows(self) -> Iterator[LabelledText]:
+        num_rows = num_bytes = 0
         for side, row in self.selection.walk(self.tables, self.columns):
             if side == self.side:
+                num_rows += 1
+                num_bytes += len(row.text.encode())
                 yield row
+        if (num_rows, num_bytes) != (self.num_rows, self.num_bytes):
+            raise DataError(
+                "the table changed while it was in use",
+                where=self.name,
+                why=f"it had {self.num_rows:,} rows for {self.side} and now has {num_rows:,}",
+                next="repeat the command when nothing writes to it",
+            )
 
 
 @dataclass

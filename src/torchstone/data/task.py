@@ -2,14 +2,19 @@
 
     TaskSpec.language_modeling(vocab_size=4096, max_length=256)
     TaskSpec.from_name("vision")
+    TaskSpec.vision_tiny().input_fields             # ("pixel_values",)
 
-Nothing here computes. A field of None means: the model or the data will tell.
+Nothing here computes. A field of None means: the model or the data will tell. What follows from the kind
+alone (fields of a batch, what is learned, what is measured) stands in ROLES and is not a matter of choice.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torchstone._errors import UsageError
 from torchstone._registry import suggest
@@ -27,6 +32,34 @@ KINDS = (
     "multimodal",
     "regression",
 )
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a kind of task takes, learns and is measured by."""
+
+    modality: str
+    input_fields: tuple[str, ...]
+    target_fields: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+
+_TOKENS = ("input_ids", "attention_mask")
+_LM = ("loss", "perplexity", "accuracy")
+_CLASSES = ("loss", "accuracy", "macro_f1")
+ROLES: dict[str, Role] = {
+    "causal-lm": Role("text", _TOKENS, ("labels",), _LM),
+    "masked-lm": Role("text", _TOKENS, ("labels",), _LM),
+    "encoder": Role("text", _TOKENS, (), ()),
+    "classification": Role("text", _TOKENS, ("labels",), _CLASSES),
+    "token-classification": Role("text", _TOKENS, ("labels",), _CLASSES),
+    "question-answering": Role("text", _TOKENS, ("start_positions", "end_positions"), ("loss", "accuracy")),
+    "seq2seq": Role("text", (*_TOKENS, "decoder_input_ids"), ("labels",), _LM),
+    "vision": Role("vision", ("pixel_values",), ("labels",), _CLASSES),
+    "audio": Role("audio", ("input_values",), (), ()),
+    "multimodal": Role("multimodal", (*_TOKENS, "pixel_values"), (), ()),
+    "regression": Role("text", _TOKENS, ("labels",), ("loss",)),
+}
 # What users of other tools call the same things.
 ALIASES = {
     "lm": "causal-lm",
@@ -111,13 +144,87 @@ class TaskSpec:
     def is_text(self) -> bool:
         return self.kind in TEXT_KINDS
 
+    @property
+    def is_vision(self) -> bool:
+        return self.modality == "vision"
+
+    @property
+    def is_audio(self) -> bool:
+        return self.modality == "audio"
+
+    @property
+    def modality(self) -> str:
+        return ROLES[self.kind].modality
+
+    @property
+    def input_fields(self) -> tuple[str, ...]:
+        """Natural names of what a batch feeds the model."""
+        return ROLES[self.kind].input_fields
+
+    @property
+    def target_fields(self) -> tuple[str, ...]:
+        """Names of what is to be learned; empty: this kind has no loss here."""
+        return ROLES[self.kind].target_fields
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What `torchstone eval` measures."""
+        return ROLES[self.kind].metrics
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """(C, H, W) of an image, (T,) of a text; None: nobody said."""
+        if self.image_size is not None:
+            return (self.num_channels or 3, self.image_size, self.image_size)
+        return None if self.max_length is None else (self.max_length,)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that say something, as plain values."""
+        found = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        if self.class_weights is not None:
+            found["class_weights"] = list(self.class_weights)
+        return found
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TaskSpec:
+        """What `to_dict` gave; an unknown field is an error."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                raise UsageError(
+                    f"a task has no field {name!r}",
+                    why=suggest(name, known),
+                    next=f"its fields are {', '.join(known)}",
+                )
+        if "kind" not in values:
+            raise UsageError(
+                "which task?", why="the field kind is missing", next=f"one of: {', '.join(KINDS)}"
+            )
+        fields = dict(values)
+        if fields.get("class_weights") is not None:
+            fields["class_weights"] = tuple(fields["class_weights"])
+        return cls(**fields)
+
+    @classmethod
+    def presets(cls) -> dict[str, TaskSpec]:
+        """Small tasks by name, for trying things out."""
+        return {
+            "lm-tiny": cls(kind="causal-lm", name="lm-tiny", max_length=128, pad_token_id=0),
+            "cls-tiny": cls(
+                kind="classification", name="cls-tiny", num_classes=2, max_length=128, pad_token_id=0
+            ),
+            "seq2seq-tiny": cls(kind="seq2seq", name="seq2seq-tiny", max_length=128, pad_token_id=0),
+            "vision-tiny": cls.vision_tiny(),
+            "text-tiny": cls.text_tiny(),
+        }
+
     @classmethod
     def from_name(cls, name: str) -> TaskSpec:
         """A task by its kind, or by what other tools call it; underscores count as hyphens."""
         plain = name.strip().lower().replace("_", "-")
-        presets = {"vision-tiny": cls.vision_tiny, "text-tiny": cls.text_tiny}
+        presets = cls.presets()
         if plain in presets:
-            return presets[plain]()
+            return presets[plain]
         return cls(kind=ALIASES.get(plain, plain))
 
     @classmethod
@@ -142,6 +249,28 @@ class TaskSpec:
         return cls(
             kind="classification", num_classes=num_classes, vocab_size=vocab_size, max_length=max_length
         )
+
+    @classmethod
+    def token_classification(
+        cls, num_classes: int = 2, vocab_size: int | None = None, max_length: int | None = None
+    ) -> TaskSpec:
+        """One of `num_classes` labels per token; -100 does not count."""
+        return cls(
+            kind="token-classification",
+            num_classes=num_classes,
+            vocab_size=vocab_size,
+            max_length=max_length,
+        )
+
+    @classmethod
+    def question_answering(cls, vocab_size: int | None = None, max_length: int | None = None) -> TaskSpec:
+        """The first and the last token of the answer in a text."""
+        return cls(kind="question-answering", vocab_size=vocab_size, max_length=max_length)
+
+    @classmethod
+    def regression(cls, vocab_size: int | None = None, max_length: int | None = None) -> TaskSpec:
+        """A number per text."""
+        return cls(kind="regression", vocab_size=vocab_size, max_length=max_length)
 
     @classmethod
     def seq2seq(cls, vocab_size: int | None = None, max_length: int | None = None) -> TaskSpec:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from torchstone._errors import ConfigError, DataError, EnvironmentProblem
+from torchstone._errors import ConfigError, DataError, EnvironmentProblem, Interrupted
 from torchstone.cli.main import run
 from torchstone.train.config import LoopConfig
 from torchstone.train.devices import available_devices, processes_to_launch, refuse_apart
-from torchstone.train.launch import FOLDER, as_rank
+from torchstone.train.launch import FOLDER, _passing_signals_on, as_rank, interrupted
 
 CORES = os.cpu_count() or 1
 RANK_1 = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
@@ -97,3 +100,39 @@ def test_other_processes_keep_their_own_code_and_errors() -> None:
     assert rank.exit_code == 75
     with pytest.raises(DataError), as_rank(environ={}):
         raise DataError("mine")
+
+
+WAITS = (
+    "import signal, sys; signal.signal(int(sys.argv[1]), signal.SIG_DFL); print(flush=True); signal.pause()"
+)
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)]
+
+
+@pytest.mark.parametrize(("sent", "code"), SIGNALS)
+def test_a_launcher_passes_a_signal_on_to_ranks_alone_and_ends_with_its_code(
+    sent: signal.Signals, code: int
+) -> None:
+    command = [sys.executable, "-S", "-c", WAITS, str(int(sent))]
+    rank = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    other = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        with rank, other:
+            assert rank.stdout and other.stdout and rank.stdout.readline() and other.stdout.readline()
+            with _passing_signals_on() as received:
+                os.kill(os.getpid(), sent)
+                assert rank.wait(10) == -sent
+            assert received == [sent] and other.poll() is None
+            assert interrupted(received[0], begun=True).exit_code == code
+            other.kill()
+    finally:
+        rank.kill()
+        other.kill()
+
+
+@pytest.mark.parametrize(("sent", "code"), SIGNALS)
+def test_a_signal_before_there_are_ranks_ends_the_launch(sent: signal.Signals, code: int) -> None:
+    before = signal.getsignal(sent)
+    with pytest.raises(Interrupted, match="stopped by") as stopped, _passing_signals_on():
+        os.kill(os.getpid(), sent)
+    assert stopped.value.exit_code == code
+    assert signal.getsignal(sent) is before

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from distributed.small_job import train, weights
@@ -42,14 +43,22 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
     }
-    done = subprocess.run(
+    job = subprocess.Popen(
         [*command, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(script), str(folder)],
         env=environ,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=110,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    try:
+        _, said = job.communicate(timeout=110)
+    except subprocess.TimeoutExpired:
+        for each in psutil.Process(job.pid).children(recursive=True):  # ranks lead sessions of their own
+            each.kill()
+        job.kill()
+        job.communicate()
+        raise
+    assert job.returncode == 0, said[-3000:]
     return folder
 
 

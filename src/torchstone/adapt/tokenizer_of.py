@@ -92,4 +92,6 @@ def _from_hub(name: str) -> Tokenizer | None:
         except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError):
             return None  # the library's ways to say that there is none, or none that it can read
     library = getattr(made, "backend_tokenizer", None)
-    return None if library is None else FileTokenizer(library)
+    if library is None:
+        return None
+    return FileTokenizer(library, pad=made.pad_token, eos=made.eos_token)

@@ -34,6 +34,7 @@ from torchstone._errors import TorchstoneError, UsageError
 from torchstone.data.tokenizer import Tokenizer
 
 Status = Literal["pass", "warn", "fail", "skip", "error"]
+LAWS = ("ids-in-range", "round-trip", "special-injection", "pad-and-eos", "batch", "saved", "processes")
 SAMPLE_SIZE = 2000
 PROCESS_TIMEOUT_S = 120
 

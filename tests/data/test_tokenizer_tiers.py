@@ -41,6 +41,17 @@ def test_without_the_hub_a_bpe_is_trained_and_the_reason_told() -> None:
     assert "no further pair" in choice.reason
 
 
+def test_a_licence_that_nobody_accepted_is_a_reason_too() -> None:
+    def gated(name: str):
+        raise DataError(f"the hub gives {name} only to those who accepted its licence")
+
+    choice = choose_tokenizer(128256, None, prefer="pretrained", fetch=gated)
+    assert (choice.tier, choice.tokenizer.vocab_size) == (3, 128256)
+    assert "accepted its licence" in choice.fallbacks[0]
+    with pytest.raises(DataError, match="licence"):
+        choose_tokenizer(128256, None, prefer="pretrained:llama-3", fetch=gated)
+
+
 def test_without_hub_text_and_library_there_are_characters() -> None:
     no_text = choose_tokenizer(50304, None, prefer="pretrained", fetch=offline)
     assert (no_text.tier, no_text.tokenizer.vocab_size) == (3, 50304)

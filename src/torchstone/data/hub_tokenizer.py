@@ -73,7 +73,7 @@ def _insist(name: str, download: Callable[[], str], hub: Any, pause_s: float) ->
         except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError):
             raise DataError(f"the hub has no {name}", next="check the name, or give a file") from None
         except (hub.errors.LocalEntryNotFoundError, hub.errors.HfHubHTTPError, OSError) as trouble:
-            if attempt == ATTEMPTS:
+            if attempt == ATTEMPTS or hub.constants.HF_HUB_OFFLINE:
                 raise Offline(
                     f"the tokenizer {name} is neither in the local cache nor to be had from the hub",
                     why=(str(trouble) or type(trouble).__name__).splitlines()[0],

@@ -77,11 +77,11 @@ def _pretrained(vocab_size: int, name: str, fetch: Fetch, fallbacks: list[str]) 
         return None
     try:
         tokenizer = fetch(hub_name)
-    except (MissingExtra, Offline) as absent:
+    except (MissingExtra, Offline, DataError) as absent:  # the last: a licence that nobody accepted
+        if name:
+            raise
         fallbacks.append(f"{hub_name} could not be had: {absent.what}")
-        if not name:
-            return None
-        raise
+        return None
     told = f"{hub_name}, {tokenizer.vocab_size} entries"
     if known and not name:
         told += f": the tokenizer used with {vocab_size} rows ({known.source})"

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from torchstone._errors import ConfigError, ModelError, Offline, TorchstoneError, UntrustedCode, UsageError
 from torchstone._optional import require
 from torchstone.adapt.config_file import aliases
+from torchstone.data.hub_reach import hub_answers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -145,7 +143,7 @@ def _pretrained(model_class: Any, config: Any, name: str, safe: bool) -> tuple[n
         name,
         config=config,
         use_safetensors=safe,
-        local_files_only=not _reachable(),
+        local_files_only=not hub_answers(),
         weights_only=True,
         dtype="float32",
         output_loading_info=True,
@@ -154,22 +152,7 @@ def _pretrained(model_class: Any, config: Any, name: str, safe: bool) -> tuple[n
 
 def local_only(name: str) -> bool:
     """Whether only this machine can be asked for `name`."""
-    return Path(name).is_dir() or not _reachable()
-
-
-def _reachable() -> bool:
-    """Whether the hub answers at all: the library itself would retry for half a minute before it says no."""
-    if os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("", "0", "false", "no", "off"):
-        return False
-    if urllib.request.getproxies():
-        return True
-    hub = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    port = hub.port or (80 if hub.scheme == "http" else 443)
-    try:
-        socket.create_connection((hub.hostname or "", port), timeout=5.0).close()
-    except OSError:
-        return False
-    return True
+    return Path(name).is_dir() or not hub_answers()
 
 
 @contextmanager

@@ -7,15 +7,16 @@ not answer is asked three times and is then one clear line, exit code 75.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torchstone._errors import DataError, Offline
 from torchstone._optional import require
+from torchstone.data.hub_reach import hub_answers, hub_is_forbidden
 from torchstone.data.parquet import leaf_types
 from torchstone.data.table import Row, Table, dotted
 
@@ -108,26 +109,46 @@ def _from_disk(folder: Path) -> Any:
 def _from_hub(name: str) -> Any:
     datasets = require("datasets", "data")
     repository, _, config = name.partition(":")
-    for attempt in range(TRIES):
+    with _asking_only(datasets, _reach()):
         try:
             return datasets.load_dataset(repository, config or None)
-        except Exception as problem:
-            offline = _is_offline(problem)
-            forbidden = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-            if not offline:
-                raise DataError(
-                    "the dataset cannot be loaded", where=f"hf:{name}", why=_line(problem)
-                ) from None
-            if forbidden or attempt == TRIES - 1:
-                raise Offline(
-                    f"the hub does not answer for the dataset {name}",
-                    why="HF_HUB_OFFLINE is set" if forbidden else _line(problem),
-                    next="try again later, or give a folder that save_to_disk wrote: hf:FOLDER",
-                ) from None
-            pause = FIRST_PAUSE_S * 2**attempt
-            log.warning("the hub does not answer; asked again in %g s", pause)
-            time.sleep(pause)
-    raise AssertionError("unreachable")
+        except Exception as problem:  # the library's errors have no common base
+            if not _is_offline(problem):
+                where = f"hf:{name}"
+                raise DataError("the dataset cannot be loaded", where=where, why=_line(problem)) from None
+            raise Offline(
+                f"the hub does not answer, and the dataset {name} is not on this machine",
+                why="HF_HUB_OFFLINE is set" if hub_is_forbidden() else _line(problem),
+                next="try again later, or give a folder that save_to_disk wrote: hf:FOLDER",
+            ) from None
+
+
+def _reach() -> bool:
+    """Whether the hub answers, asked a few times."""
+    for attempt in range(TRIES):
+        if hub_answers():
+            return True
+        if hub_is_forbidden() or attempt == TRIES - 1:
+            break
+        pause = FIRST_PAUSE_S * 2**attempt
+        log.info("the hub does not answer; asked again in %g s", pause)
+        time.sleep(pause)
+    return False
+
+
+@contextmanager
+def _asking_only(datasets: Any, online: bool) -> Iterator[None]:
+    """Without the hub, the library looks into its cache at once instead of retrying for minutes."""
+    hub = require("huggingface_hub", "data")
+    places = (datasets.config, hub.constants)
+    before = [place.HF_HUB_OFFLINE for place in places]
+    for place, value in zip(places, before, strict=True):
+        place.HF_HUB_OFFLINE = value or not online
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
 
 
 def _is_offline(problem: BaseException | None) -> bool:

@@ -67,6 +67,10 @@ def test_digits_are_brought_to_the_size_of_the_model() -> None:
     digits = {image.tobytes() for image in data.train.images}
     assert not digits & {image.tobytes() for image in data.val.images}
     assert np.bincount(data.train.labels).min() > 100
+    again = read_labelled("builtin:digits", DataConfig(validation_split=0.2), task)
+    other = read_labelled("builtin:digits", DataConfig(validation_split=0.2, split_seed=1), task)
+    assert np.array_equal(again.val.images, data.val.images)
+    assert {image.tobytes() for image in other.val.images} != {image.tobytes() for image in data.val.images}
 
 
 def test_a_folder_per_class(tmp_path: Path) -> None:

@@ -127,13 +127,17 @@ def train(
             trust=trust,
             device=device,
             hooks=(view,),
+            on_packing=view.on_packing,
         )
         if certify is not None:
             from torchstone.cli.proof_view import show_certificate
 
             return show_certificate(job, certify, as_json=as_json)
         with redirect_stdout(sys.stderr):  # what a model prints is not our result
-            result = run(job)
+            try:
+                result = run(job)
+            finally:
+                view.close()
         rank.ended(result.exit_code)
         if place is None or place.main:
             if as_json:

@@ -38,9 +38,51 @@ class TrainView:
         self._speed: float | None = None
         self._val_loss: float | None = None
 
+    # --- before it trains ---------------------------------------------------------------------
+
+    def on_packing(self, done: int, total: int) -> None:
+        """Text is being encoded; what is in the cache already never comes here."""
+        now = time.monotonic()
+        if self.quiet or now - self._drawn_at < (REDRAW_S if self._out.is_terminal else LINE_S):
+            return
+        self._drawn_at = now
+        if not self._out.is_terminal:
+            self._out.print(f"tokens: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB of text")
+            return
+        if self._bar is None:
+            from rich.progress import (
+                BarColumn,
+                DownloadColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+                TransferSpeedColumn,
+            )
+
+            self._bar = Progress(
+                TextColumn("tokens"),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+                console=self._out,
+                auto_refresh=False,
+                transient=True,
+            )
+            self._task = self._bar.add_task("tokens", total=total)
+            self._bar.start()
+        self._bar.update(self._task, completed=done, total=total, refresh=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was, whatever happened."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
     # --- events of the engine -----------------------------------------------------------------
 
     def on_start(self, info: StartInfo) -> None:
+        self.close()
         if self.quiet:
             return
         self._out.print(
@@ -87,9 +129,7 @@ class TrainView:
             self._out.print(f"saved step {info.step} (best so far)")
 
     def on_end(self, info: EndInfo) -> None:
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
+        self.close()
 
     def _start_bar(self, info: StartInfo) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

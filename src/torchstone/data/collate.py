@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from torchstone._errors import DataError
+from torchstone.data.normalisation import normalised
 from torchstone.data.task import TaskSpec
 
 IGNORED_LABEL = -100
@@ -20,13 +21,21 @@ MASK_OF = {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attentio
 
 
 class PadCollator:
-    """Stacks what is equal, pads what is ragged; language models without labels get their ids as labels."""
+    """Stacks what is equal, pads what is ragged; language models without labels get their ids as labels.
+
+    What is hidden from a masked language model is chosen later, by its loss rule; so are the decoder's ids.
+    """
 
     def __init__(self, task: TaskSpec | None = None) -> None:
         self._pad_token_id = (task.pad_token_id if task else None) or 0
+        self._scale: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+        if task is not None and task.image_mean is not None and task.image_std is not None:
+            self._scale = task.image_mean, task.image_std
         self._makes_labels = task is not None and task.kind == "causal-lm"
 
     def __call__(self, examples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        if not examples:
+            raise DataError("a batch has no examples", next="give the collator at least one")
         names = list(examples[0])
         for position, example in enumerate(examples):
             if set(example) != set(names):
@@ -41,6 +50,8 @@ class PadCollator:
             mask_name = MASK_OF.get(name)
             if mask_name and mask_name not in names and _is_ragged(columns):
                 batch[mask_name] = _pad([torch.ones_like(each) for each in columns], 0)
+        if self._scale is not None and "pixel_values" in batch:
+            batch["pixel_values"] = normalised(batch["pixel_values"], *self._scale)
         if self._makes_labels and "labels" not in batch and "input_ids" in batch:
             labels = batch["input_ids"].clone()
             if "attention_mask" in batch:

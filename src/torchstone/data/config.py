@@ -48,6 +48,11 @@ class DataConfig(Section):
     max_bytes: int | None = knob(
         None, help="Read at most this much text, whole files, in seeded order.", unit="bytes", ge=1
     )
+    normalize_images: str = knob(
+        "none",
+        help="Mean and spread of pixels: imagenet as pretrained models want it, half for -1 to 1.",
+        choices=("none", "imagenet", "half"),
+    )
     bucket_by_length: bool = knob(
         False, help="Put examples of similar length into one batch: less padding, another order."
     )

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,12 @@ class MergeEngine:
 
 def build_engine(library: Any) -> MergeEngine:
     """The engine for a `tokenizers.Tokenizer`; NoEngine says what it has that tiktoken cannot do."""
-    parts = json.loads(library.to_str())
+    return _built(library.to_str())
+
+
+@lru_cache(maxsize=2)  # both splits of a corpus, and a run behind another, have the same tokenizer
+def _built(description: str) -> MergeEngine:
+    parts = json.loads(description)
     pattern = _pattern(parts)
     model = parts["model"]
     vocabulary: dict[str, int] = model["vocab"]
@@ -134,12 +140,14 @@ def _ranks(
 
 def _merged(token: str, place: Mapping[Pair, int]) -> tuple[list[str], int]:
     """What the merges make of `token` alone, and the place of the last pair that was joined."""
-    symbols, last = list(token), -1
+    symbols, last, none = list(token), -1, len(place)
     while len(symbols) > 1:
-        number, at = min(
-            (place.get((symbols[i], symbols[i + 1]), len(place)), i) for i in range(len(symbols) - 1)
-        )
-        if number == len(place):
+        number, at = none, -1
+        for i in range(len(symbols) - 1):  # the lowest, and of equal ones the leftmost
+            found = place.get((symbols[i], symbols[i + 1]), none)
+            if found < number:
+                number, at = found, i
+        if at < 0:
             break
         symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
         last = number

@@ -108,6 +108,10 @@ class TaskSpec:
     num_channels: int | None = None
     """Channels of an image or a spectrogram."""
     pad_token_id: int | None = None
+    image_mean: tuple[float, ...] | None = None
+    """Taken from the pixels of each channel, which lie between 0 and 1; None: they are left alone."""
+    image_std: tuple[float, ...] | None = None
+    """What they are divided by then."""
     class_weights: tuple[float, ...] | None = None
     """What a target of each class counts for; None: all the same."""
 
@@ -123,6 +127,7 @@ class TaskSpec:
             if value is not None and value < 1:
                 raise UsageError(f"{field}={value} is too small for a task", why="a size is at least 1")
         self._require_weights()
+        self._require_scale()
         if not self.name:
             object.__setattr__(self, "name", self.kind)
 
@@ -139,6 +144,22 @@ class TaskSpec:
                 f"class_weights={weights} cannot be used",
                 why="weights are finite, none is negative, and one at least is positive",
             )
+
+    def _require_scale(self) -> None:
+        mean, std = self.image_mean, self.image_std
+        if mean is None and std is None:
+            return
+        if self.kind != "vision":
+            raise UsageError(f"image_mean and image_std have no effect on the task {self.kind}")
+        if mean is None or std is None or len(mean) != len(std) or not mean:
+            raise UsageError(
+                f"image_mean={mean} and image_std={std} do not belong together",
+                why="each channel needs one value of both",
+            )
+        if not all(each > 0 for each in std):
+            raise UsageError(f"image_std={std} cannot be divided by", why="each value is above 0")
+        if self.num_channels is not None and len(mean) not in (1, self.num_channels):
+            raise UsageError(f"{len(mean)} values of image_mean do not fit {self.num_channels} channels")
 
     @property
     def is_text(self) -> bool:

@@ -42,6 +42,8 @@ class TrainJob:
     hooks: Sequence[object] = ()
     cache_dir: Path | None = None
     """Where tokenizers and tokens are kept between runs; None: the user's cache folder."""
+    on_packing: Callable[[int, int], None] | None = None
+    """Told how much text is encoded: (bytes done, bytes in all)."""
 
 
 def run(job: TrainJob) -> TrainResult:
@@ -95,7 +97,14 @@ def prepare(job: TrainJob, ranks: Ranks | None = None, device: torch.device | No
     task = dataclasses.replace(loaded.task, vocab_size=loaded.facts.vocab_size)
     LOSSES.get(task.kind)
     with ranks.main_first():  # the others find its tokens in the cache
-        text = read_text(settings, task, loaded.facts, cache_dir=job.cache_dir, part=ranks.part)
+        text = read_text(
+            settings,
+            task,
+            loaded.facts,
+            cache_dir=job.cache_dir,
+            part=ranks.part,
+            on_progress=job.on_packing,
+        )
     if settings.data.document_attention:
         require_separation(loaded.adapter, loaded.module, text.batches.dataset)
     notes = [*loaded.notes, *text.notes]

@@ -16,7 +16,8 @@ from torchstone.data.dataset import ExampleDataset
 from torchstone.data.door import open_data
 from torchstone.data.labelled import IMAGE_TASKS, TEXT_TASKS, read_labelled
 from torchstone.data.loader import Loader
-from torchstone.data.pack import TokenBlocks, pack
+from torchstone.data.normalisation import with_normalisation
+from torchstone.data.pack import Progress, TokenBlocks, pack
 from torchstone.data.part import WHOLE, Part
 from torchstone.data.quality import require_long_enough
 from torchstone.data.rows import told
@@ -60,9 +61,11 @@ def read_text(
     tokenizer: Tokenizer | None = None,
     cache_dir: Path | None = None,
     part: Part = WHOLE,
+    on_progress: Progress | None = None,
 ) -> Text:
     """The source that `data.source` names, for a model with these facts; of each batch the `part`."""
     data = config.data
+    task = with_normalisation(task, data.normalize_images)
     if data.document_attention and task.kind not in ("causal-lm", "masked-lm"):
         raise ConfigError(
             f"data.document_attention has no effect on the task {task.kind}",
@@ -95,7 +98,7 @@ def read_text(
         )
     corpus = read_source(data.source, data, cache_dir=cache_dir)
     tokenizer = tokenizer or build_tokenizer(data, corpus, facts.vocab_size, cache_dir)
-    packed = pack(corpus, tokenizer, length, cache_dir=cache_dir)
+    packed = pack(corpus, tokenizer, length, cache_dir=cache_dir, on_progress=on_progress)
     return _text(config, task, tokenizer, packed.train, packed.val, part, told(corpus.dropped))
 
 

@@ -21,6 +21,7 @@ from torchstone.adapt.adapter import Adapter
 from torchstone.adapt.load import LoadedModel, load
 from torchstone.data.door import open_data
 from torchstone.data.loader import Loader
+from torchstone.data.normalisation import with_normalisation
 from torchstone.data.part import Part
 from torchstone.data.quality import require_long_enough
 from torchstone.data.task import TaskSpec
@@ -204,10 +205,9 @@ class Trainer:
                     "max_train_samples and max_val_samples have no effect on a DataLoader",
                     next="give the dataset itself, or a smaller DataLoader",
                 )
-            if config.data.bucket_by_length:
-                raise ConfigError(
-                    "bucket_by_length has no effect on a DataLoader", next="give the dataset itself"
-                )
+            for name, default in (("bucket_by_length", False), ("normalize_images", "none")):
+                if getattr(config.data, name) != default:
+                    raise ConfigError(f"{name} has no effect on a DataLoader", next="give the dataset itself")
             if config.data.num_workers:
                 raise ConfigError(
                     "num_workers has no effect on a DataLoader", next="say DataLoader(num_workers=...)"
@@ -215,7 +215,7 @@ class Trainer:
             return ReplayedLoader(data, self.task, part)
         opened = open_data(
             data,
-            self.task,
+            with_normalisation(self.task, config.data.normalize_images),
             tokenizer=self.tokenizer,
             sequence_length=config.data.sequence_length,
             collate=self.collator,

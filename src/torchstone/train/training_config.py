@@ -132,6 +132,8 @@ class TrainingConfig:
     min_chars: int = _key("data.min_chars")
     deduplicate: str = _key("data.deduplicate")
     validation_split: float = _key("data.validation_split")
+    normalize_images: str = _key("data.normalize_images")
+    """none, imagenet or half."""
     bucket_by_length: bool = _key("data.bucket_by_length")
     num_workers: int = _key("data.num_workers")
     max_train_samples: int | None = _key("data.max_train_samples")

@@ -113,6 +113,13 @@ def test_any_order_of_merges(pairs: list[tuple[str, str]], texts: list[str]) -> 
         assert engine.encode(text).tolist() == library.encode(text).ids
 
 
+def test_a_pair_that_never_joins_lends_its_token_no_rank() -> None:
+    """`aaa` stands as (a, aa) before (a, b), but is only ever made by (aa, a), which comes behind."""
+    library = with_merges([("a", "a"), ("a", "aa"), ("a", "b"), ("aa", "a")])
+    assert library.encode("aaab").tokens == ["aa", "ab"]
+    assert build_engine(library).encode("aaab").tolist() == library.encode("aaab").ids
+
+
 @pytest.mark.parametrize("step", [13, pytest.param(1, marks=pytest.mark.campaign)])
 def test_gpt2s_words_are_cut_alike_at_every_code_point(step: int) -> None:
     """Each code point behind a letter, a digit and a sign: do they make one word?"""

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_what_a_crash_left_is_cut_or_made_again(
     changed = {
         "flip": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
         "cut": data[:middle],
-        "grow": data + b'{"pieces": 9',
+        "grow": data + b'{"pieces": 9' * 9999,
     }
     if harm == "remove":
         path.unlink()
@@ -101,6 +102,8 @@ def test_what_a_crash_left_is_cut_or_made_again(
         path.write_bytes(changed[harm])
     blocks = pack.pack(corpus, ByteTokenizer(), 8, cache_dir=tmp_path).train
     assert blocks.tokens.tolist() == whole(corpus, tmp_path).tokens.tolist()
+    (made,) = (tmp_path / "tokens").glob("*[!s].npy")
+    assert made.stat().st_size == 128 + 2 * len(blocks.tokens)
 
 
 def test_killed_at_any_time(corpus: Corpus, tmp_path: Path) -> None:
@@ -172,6 +175,27 @@ def test_a_disk_that_is_full_at_once_leaves_nothing(
     with pytest.raises(DiskFull):
         pack.pack(corpus, ByteTokenizer(), 8, cache_dir=tmp_path)
     assert files(tmp_path) == []
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    inside, most = 0, 0
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(20):
+            with token_store.alone(tmp_path / "tokens.npy"):
+                inside += 1
+                most = max(most, inside)
+                threading.Event().wait(0.001)  # the others run
+                inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert most == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def _pack_beside(texts: str, cache: str) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from torchstone._errors import ConfigError, Interrupted, RunLocked, UntrustedCode, UsageError
+from torchstone._errors import ConfigError, DataError, Interrupted, RunLocked, UntrustedCode, UsageError
 from torchstone._files import read_json
 from torchstone.config.resolve import Resolved, resolve
 from torchstone.tracking.run_folder import RunFolder
@@ -153,8 +153,9 @@ def test_masked_language_modelling_on_text(job: Make) -> None:
 
 
 def test_a_task_that_text_does_not_train_is_told(job: Make) -> None:
-    with pytest.raises(UsageError, match="vision"):
+    with pytest.raises(DataError, match="holds no images"):
         sizes = {"model.vocab_size": None, "model.d_model": None, "model.num_layers": None}
+        sizes |= {"data.sequence_length": None}
         run(job({"model.target": "zoo:lenet5", "model.num_heads": None, **sizes}))
 
 

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import torch
 from torch import Tensor, nn
+from zoo.documented import schema
 
 import torchstone as ts
 from torchstone.tracking.checkpoint import newest_good
@@ -190,4 +192,5 @@ def test_replay_from_the_command_line(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
-    assert shown["schema"] == "torchstone.replay/1" and shown["module"] == "inner"
+    jsonschema.validate(shown, schema("torchstone.replay/1"))
+    assert shown["module"] == "inner" and shown["reproduced"]

@@ -8,10 +8,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from zoo.documented import schema
 
 import torchstone as ts
 from torchstone._errors import ConfigError
@@ -263,6 +265,7 @@ class Odd(nn.Module):
 def test_a_certificate_for_a_sound_model(tmp_path: Path) -> None:
     found = certify(job(tmp_path, MODEL.format("")), 2)
     assert found.equal and found.operations > 20 and found.checksum
+    jsonschema.validate(found.to_dict(), schema("torchstone.certificate/1"))
 
 
 def test_a_certificate_names_the_operation_that_differs(tmp_path: Path) -> None:

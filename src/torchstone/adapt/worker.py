@@ -23,6 +23,7 @@ import os
 import selectors
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -42,6 +43,7 @@ _MOST_ATTEMPTS = 20
 def main(request: dict[str, Any]) -> None:
     """Run one request and write the answer to standard output."""
     os.environ.update(request["environment"])
+    tempfile.tempdir = None  # a library that was preloaded may have asked before TMPDIR was known
     sys.path[:] = request["python_path"]
     answer = serve_one(request)
     with os.fdopen(os.dup(1), "wb") as out:

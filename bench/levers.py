@@ -23,12 +23,13 @@ from typing import Any
 
 WAYS = ("plain", "fused", "allocator", "bf16", "attention", "engine", "engine-bf16")
 SHAPES: dict[str, dict[str, int]] = {
-    "tiny": {"vocab_size": 512, "max_seq_len": 64, "d_model": 64, "num_layers": 2, "num_heads": 2},
+    "d32x2": {"vocab_size": 256, "max_seq_len": 32, "d_model": 32, "num_layers": 2, "num_heads": 2},
+    "d64x2": {"vocab_size": 512, "max_seq_len": 64, "d_model": 64, "num_layers": 2, "num_heads": 2},
     "d128x4": {"vocab_size": 4096, "max_seq_len": 256, "d_model": 128, "num_layers": 4, "num_heads": 4},
 }
-BATCH = {"tiny": 8, "d128x4": 16}
-STEPS = {"tiny": 150, "d128x4": 16}
-LIMITS = {"tiny": 1.35, "d128x4": 1.7}
+BATCH = {"d32x2": 4, "d64x2": 8, "d128x4": 16}
+STEPS = {"d32x2": 300, "d64x2": 150, "d128x4": 10}
+LIMITS = {"d32x2": 1.35, "d64x2": 1.35, "d128x4": 1.7}
 
 
 def seconds_per_step(way: str, shape: str) -> float:

@@ -98,6 +98,11 @@ dependencies: $(VENV)/.dev
 bench: $(VENV)/.dev ## measure; prints ratios, writes JSON to bench/results
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/adapter.py
+	$(BIN)/python bench/train.py
+	$(BIN)/python bench/levers.py
+	$(BIN)/python bench/loss_memory.py
+	$(BIN)/python bench/checkpoint.py
+	$(BIN)/python bench/data.py
 
 constraints: $(VENV)/.torch ## write the exact pins anew
 	$(BIN)/python constraints/refresh.py

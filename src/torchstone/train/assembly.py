@@ -122,7 +122,7 @@ def update_of(
     if config.train.precision == "fp16":
         return ScaledUpdate(gradients, subject.device)
     if subject.device.type == "cuda" and DeviceUpdate.suits(optimizer):
-        return DeviceUpdate(gradients, subject.device, sticky=config.train.on_nonfinite != "skip")
+        return DeviceUpdate(gradients, subject.device, sticky=config.train.on_nonfinite == "stop")
     return HostUpdate(gradients)
 
 

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from torchstone._errors import (
-    ConfigError,
-)
+from torchstone._errors import ConfigError
 from torchstone._seeds import preserved_rng
 from torchstone.config.resolve import Resolved
 from torchstone.optim.registry import build_optimizer

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchstone.train.precision import autocast_of
 from torchstone.train.rehearsal import Rehearsal, unchanged
+
+log = logging.getLogger(__name__)
 
 WORTH = 0.97
 """A lever is kept if a step takes at most this share of what it took."""
@@ -196,7 +199,8 @@ def _try_compiling(rehearsal: Rehearsal, choice: Choice, steps_to_come: int) -> 
         _pass(rehearsal, choice)
         spent = time.perf_counter() - began
         quick = median(_pass(rehearsal, choice) for _ in range(3))
-    except Exception:  # whatever the compiler's many parts raise: then it is no lever
+    except Exception as error:  # whatever the compiler's many parts raise: then it is no lever
+        log.warning("compiling is no lever here: %s: %s", type(error).__name__, error)
         return 0.0, False
     finally:
         module._compiled_call_impl = None

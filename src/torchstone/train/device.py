@@ -24,7 +24,9 @@ def choose_device(name: str | None) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise EnvironmentProblem(
-            f"device {name!r} cannot be used here", why=str(error).splitlines()[0], next="--device cpu"
+            f"device {name!r} cannot be used here",
+            why=str(error).partition("\n")[0] or type(error).__name__,
+            next="--device cpu",
         ) from error
     return device
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,7 +92,9 @@ class Replay:
 
     @property
     def reproduced(self) -> bool:
-        return self.module is not None or self.parameter is not None or not all(map(_finite, self.losses))
+        return (
+            self.module is not None or self.parameter is not None or not all(map(math.isfinite, self.losses))
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {"schema": "torchstone.replay/1", **asdict(self), "reproduced": self.reproduced}
@@ -183,7 +186,3 @@ def _window(tensors: dict[str, Tensor], targets: list[int]) -> list[Prepared]:
         entries = window[int(number)].inputs if part == "inputs" else window[int(number)].labels
         entries[name] = value
     return window
-
-
-def _finite(value: float) -> bool:
-    return value - value == 0

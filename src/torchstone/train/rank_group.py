@@ -167,7 +167,7 @@ def join(place: RankPlace, device: torch.device) -> Group:
         raise EnvironmentProblem(
             f"rank {place.rank} could not meet the other {place.world - 1}",
             where=f"{place.address}:{place.port} ({place.starter})",
-            why=str(error).splitlines()[0],
+            why=str(error).partition("\n")[0] or type(error).__name__,
             next="check that every rank was started and that this address can be reached from all machines",
         ) from error
     return Group(place)
@@ -205,7 +205,7 @@ def _peers() -> Iterator[None]:
     except RuntimeError as error:
         raise PeerLost(
             "another rank is gone",
-            why=str(error).splitlines()[0],
+            why=str(error).partition("\n")[0] or type(error).__name__,
             next="see what that rank said; --resume auto goes on from the newest checkpoint",
         ) from error
 

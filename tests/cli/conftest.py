@@ -40,3 +40,18 @@ def torchstone(
         return Answer(code, out, err)
 
     return type_it
+
+
+TINY = "--set model.d_model=16 --set model.num_layers=1 --set model.num_heads=2 --set model.max_seq_len=32"
+
+
+@pytest.fixture
+def run(torchstone: Callable[..., Answer], tmp_path: Path) -> Path:
+    """A run of three steps over a small text, with a byte tokenizer."""
+    (tmp_path / "text.txt").write_text("a cat sat on a mat.\n" * 200)
+    answer = torchstone(
+        "train", "zoo:gpt-nano", "--data", tmp_path / "text.txt", "--set", "data.tokenizer=bytes",
+        "--max-steps", 3, "--run-dir", tmp_path / "run", "-q", *TINY.split(), "--set", "tracking.dashboard=n",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    return tmp_path / "run"

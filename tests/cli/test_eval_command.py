@@ -21,19 +21,6 @@ from torchstone.data.byte_tokenizer import ByteTokenizer
 
 Typed = Callable[..., Any]
 
-TINY = "--set model.d_model=16 --set model.num_layers=1 --set model.num_heads=2 --set model.max_seq_len=32"
-
-
-@pytest.fixture
-def run(torchstone: Typed, tmp_path: Path) -> Path:
-    (tmp_path / "text.txt").write_text("a cat sat on a mat.\n" * 200)
-    answer = torchstone(
-        "train", "zoo:gpt-nano", "--data", tmp_path / "text.txt", "--set", "data.tokenizer=bytes",
-        "--max-steps", 3, "--run-dir", tmp_path / "run", "-q", *TINY.split(), "--set", "tracking.dashboard=n",
-    )  # fmt: skip
-    assert answer.code == 0, answer.err
-    return tmp_path / "run"
-
 
 def test_the_object_is_the_documented_one_and_the_table_says_the_same(torchstone: Typed, run: Path) -> None:
     answer = torchstone("eval", run, "--json")

@@ -13,20 +13,6 @@ from zoo.gist_api import ID
 
 Typed = Callable[..., Any]
 
-TINY = "--set model.d_model=16 --set model.num_layers=1 --set model.num_heads=2 --set model.max_seq_len=32"
-
-
-@pytest.fixture
-def run(torchstone: Typed, tmp_path: Path) -> Path:
-    """A run of three steps over a small text, with a byte tokenizer."""
-    (tmp_path / "text.txt").write_text("a cat sat on a mat.\n" * 200)
-    answer = torchstone(
-        "train", "zoo:gpt-nano", "--data", tmp_path / "text.txt", "--set", "data.tokenizer=bytes",
-        "--max-steps", 3, "--run-dir", tmp_path / "run", "-q", *TINY.split(), "--set", "tracking.dashboard=n",
-    )  # fmt: skip
-    assert answer.code == 0, answer.err
-    return tmp_path / "run"
-
 
 def test_a_run_continues_a_prompt_with_its_own_tokenizer(torchstone: Typed, run: Path) -> None:
     typed = ("generate", run, "--prompt", "a cat ", "--max-new-tokens", 12)

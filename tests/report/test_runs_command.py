@@ -78,3 +78,35 @@ def test_without_a_store_nothing_is_created(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     said(capsys, "list", code=2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_marks_are_kept_shown_and_taken_back(path, capsys):
+    said(capsys, "tag", "20260101", "arm-a", "seed-1")
+    assert "tags: arm-a" in said(capsys, "tag", "20260101", "seed-1", "--remove")
+    answer = json.loads(said(capsys, "invalidate", "20260101", "--why", "leaked", "--json"))
+    assert answer["schema"] == "torchstone.marks/1"
+    assert (answer["run_id"], answer["tags"], answer["invalid"]) == ("20260101-a", ["arm-a"], "leaked")
+    assert "not to be relied on" not in said(capsys, "invalidate", "20260101", "--why", "no", "--undo")
+    with Store.open(path, readonly=True) as store:
+        assert [event.kind for event in store.events("20260101-a")][-4:] == [
+            "tagged", "untagged", "invalidated", "revalidated"
+        ]  # fmt: skip
+
+
+def test_marks_that_say_nothing_are_refused(path, capsys):
+    before = path.read_bytes()
+    said(capsys, "tag", "20260101", "a,b", code=2)
+    said(capsys, "tag", "20260101", "absent", "--remove", code=2)
+    said(capsys, "invalidate", "20260101", "--why", " ", code=2)
+    said(capsys, "invalidate", "20260101", "--why", "x", "--undo", code=2)
+    said(capsys, "tag", "nothing", "a", code=2)
+    with Store.open(path, readonly=True) as store:
+        assert "tagged" not in {event.kind for event in store.events("20260101-a")}
+    assert path.read_bytes() == before
+
+
+def test_a_mark_does_not_make_a_store(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("TORCHSTONE_STORE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    said(capsys, "tag", "a", "b", code=2)
+    assert list(tmp_path.iterdir()) == []

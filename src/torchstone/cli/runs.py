@@ -1,4 +1,4 @@
-"""`torchstone runs`: what is in the experiment store. Reads only; leaves the disk as it was."""
+"""`torchstone runs`: what is in the experiment store, and marks on it. Only `tag` and `invalidate` write."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchstone.cli.session import Json, Quiet, Verbose, console, print_json, st
 if TYPE_CHECKING:
     from torchstone.tracking.store import Store
 
-app = typer.Typer(help="List, show and compare runs; find the best one.", no_args_is_help=True)
+app = typer.Typer(help="List, show, compare and mark runs; find the best one.", no_args_is_help=True)
 
 Where = Annotated[
     str | None,
@@ -151,6 +151,68 @@ def best(
     return 0
 
 
+@app.command("tag")
+def tag(
+    run: Run,
+    tags: Annotated[list[str], typer.Argument(metavar="TAG...", help="Words to find the run by.")],
+    remove: Annotated[bool, typer.Option("--remove", help="Take the tags away.")] = False,
+    store: Where = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Tag a run, so that a claim can name it as `runs:tag=TAG`.
+
+    Example:  torchstone runs tag 20260131-1200 bitter7-50
+    """
+    start_logging(quiet, verbose)
+    from torchstone.tracking.marks import add_tags, remove_tags
+
+    run_id, store = _located(run, store)
+    with _open(store, readonly=False) as opened:
+        run_id = opened.run(run_id).run_id
+        (remove_tags if remove else add_tags)(opened, run_id, tags)
+        _show_marks(opened, run_id, as_json)
+    return 0
+
+
+@app.command("invalidate")
+def invalidate_run(
+    run: Run,
+    why: Annotated[str, typer.Option("--why", help="What is wrong with the run.")],
+    undo: Annotated[bool, typer.Option("--undo", help="Take it back; --why says what was mistaken.")] = False,
+    store: Where = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Say that a run must not be relied on; claims that rest on it no longer hold.
+
+    Example:  torchstone runs invalidate 20260131-1200 --why "validation text was in the training data"
+    """
+    start_logging(quiet, verbose)
+    from torchstone.tracking.marks import invalidate, revalidate
+
+    run_id, store = _located(run, store)
+    with _open(store, readonly=False) as opened:
+        run_id = opened.run(run_id).run_id
+        (revalidate if undo else invalidate)(opened, run_id, why)
+        _show_marks(opened, run_id, as_json)
+    return 0
+
+
+def _show_marks(store: Store, run_id: str, as_json: bool) -> None:
+    from torchstone.tracking.marks import marks
+
+    now = marks(store, [run_id])[run_id]
+    tags = sorted(now.tags)
+    if as_json:
+        print_json({"schema": "torchstone.marks/1", "run_id": run_id, "tags": tags, "invalid": now.invalid})
+        return
+    invalid = f"; not to be relied on: {now.invalid}" if now.invalid else ""
+    console().print(f"{run_id}  tags: {', '.join(tags) or 'none'}{invalid}", markup=False)
+
+
 def _located(run: str, store: str | None) -> tuple[str, str | None]:
     """The run's id and its store; a run folder knows both."""
     from pathlib import Path
@@ -163,10 +225,12 @@ def _located(run: str, store: str | None) -> tuple[str, str | None]:
     return RunFolder.open(run).run_id, store or default_store(run)
 
 
-def _open(where: str | None) -> Store:
+def _open(where: str | None, *, readonly: bool = True) -> Store:
     from torchstone.tracking.store import Store
 
-    return Store.open(where, readonly=True)
+    if not readonly:
+        Store.open(where, readonly=True).close()  # a mark is not what makes a store
+    return Store.open(where, readonly=readonly)
 
 
 def _without_config(record: dict[str, Any]) -> dict[str, Any]:

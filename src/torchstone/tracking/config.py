@@ -19,4 +19,7 @@ class TrackingConfig(Section):
         ge=1,
     )
     dashboard: bool = knob(True, help="Draw the dashboard when a run ends.")
+    tags: tuple[str, ...] = knob(
+        (), help="Words by which the run is found again, such as the arm of a comparison.", cosmetic=True
+    )
     notes: str = knob("", help="Free text kept with the run.", cosmetic=True)

@@ -245,6 +245,15 @@ class Store:
         query = select(table).where(table.c.run_id == run_id).order_by(table.c.at, table.c.event_id)
         return [Event(row.kind, row.at, json.loads(row.data)) for row in self._all(query)]
 
+    def events_of(self, *kinds: str) -> dict[str, list[Event]]:
+        """Events of these kinds by run, oldest first; runs without one are left out."""
+        table = schema.events
+        query = select(table).where(table.c.kind.in_(kinds)).order_by(table.c.at, table.c.event_id)
+        found: dict[str, list[Event]] = {}
+        for row in self._all(query):
+            found.setdefault(row.run_id, []).append(Event(row.kind, row.at, json.loads(row.data)))
+        return found
+
     def add_checks(self, run_id: str, report: Mapping[str, Any]) -> None:
         """Keep a `torchstone.check/1` report; a later one of the same run replaces it."""
         head = {key: value for key, value in report.items() if key != "checks"}

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from torchstone.tracking.tensor_file import write_tensors
 from torchstone.train.assembly import assemble, follow, refuse_without_effect
 from torchstone.train.compiling import compiled
 from torchstone.train.engine import Ending, Engine
+from torchstone.train.facts import KIND, run_facts
 from torchstone.train.hooks import EndInfo, Hooks, StartInfo
 from torchstone.train.levers import Choice, choose, format_of, pulled
 from torchstone.train.losses import LOSSES
@@ -66,14 +68,16 @@ def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[obj
         folder = _enter(place, config, subject)
         with folder.locked(), Store.open(default_store(folder.path)) as store:
             found = choose_checkpoint(place, folder)
-            _record_start(folder, store, config, subject, is_new=not (folder.path / "config.json").is_file())
+            is_new = not (folder.path / "config.json").is_file()
+            environment = _record_start(folder, store, config, subject, is_new=is_new)
+            record = functools.partial(_record_facts, store, folder, environment)
             ranks.from_main(lambda: (folder.path, found))
             with numerics(config.train.precision, deterministic=config.train.deterministic):
                 engine, writer = assemble(
                     subject, config, place, folder, store, found, Hooks((*hooks, *subject.hooks)), watch
                 )
                 try:
-                    with memory_told(), _prepared(engine, subject, config, folder):
+                    with memory_told(), _prepared(engine, subject, config, folder, record):
                         ending = engine.run()
                 except BaseException as error:
                     writer.close()
@@ -110,7 +114,7 @@ def _follow(subject: Subject, config: Resolved) -> TrainResult:
     with SignalWatch() as watch, numerics(loop.precision, deterministic=loop.deterministic):
         run_dir, found = ranks.from_main(_known_to_main)
         engine = follow(subject, config, run_dir, found, watch)
-        with memory_told(), _prepared(engine, subject, config, None):
+        with memory_told(), _prepared(engine, subject, config):
             ending = engine.run()
         ranks.leave()
     return TrainResult(
@@ -155,18 +159,31 @@ def _enter(place: Place, config: Resolved, subject: Subject) -> RunFolder:
 
 def _record_start(
     folder: RunFolder, store: Store, config: Resolved, subject: Subject, *, is_new: bool
-) -> None:
+) -> dict[str, Any]:
+    """The environment of this session; the folder keeps that of the first."""
+    environment = snapshot()
     if is_new:
         folder.write_config(config.to_json())
-        folder.write_environment(snapshot())
+        folder.write_environment(environment)
         if subject.save_extras is not None:
             subject.save_extras(folder.path)
     folder.set_status("running")
     store.start_run(folder.run_id, name=folder.name, kind="train", run_dir=folder.path, config=config.plain)
+    return environment
+
+
+def _record_facts(store: Store, folder: RunFolder, environment: dict[str, Any], *session: Any) -> None:
+    store.add_event(folder.run_id, KIND, run_facts(environment, *session))
 
 
 @contextlib.contextmanager
-def _prepared(engine: Engine, subject: Subject, config: Resolved, folder: RunFolder | None) -> Iterator[None]:
+def _prepared(
+    engine: Engine,
+    subject: Subject,
+    config: Resolved,
+    folder: RunFolder | None = None,
+    record: Callable[..., None] | None = None,
+) -> Iterator[None]:
     """Checkpointed blocks, a compiled and warm model, and everybody told, for the length of the run.
 
     Without a folder there is nobody to tell.
@@ -185,7 +202,8 @@ def _prepared(engine: Engine, subject: Subject, config: Resolved, folder: RunFol
             subject.notes.append(note)
         if rehearsal and subject.device.type != "cpu":
             rehearsal.warm_up()
-        if folder is not None:
+        if folder is not None and record is not None:
+            record(engine, subject, config, compilation, choice)
             settings = used_settings(engine, subject.device, config, kernels, compilation, blocks, choice)
             _announce(engine, subject, config, folder, settings)
         yield

@@ -73,6 +73,7 @@ def prepare(job: TrainJob, ranks: Ranks | None = None, device: torch.device | No
     from torchstone.adapt.load import load
     from torchstone.data.task import TaskSpec
     from torchstone.train.device import choose_device
+    from torchstone.train.facts import data_facts
     from torchstone.train.lora import AdapterKeeper, with_lora
     from torchstone.train.losses import LOSSES
     from torchstone.train.ranks import ALONE
@@ -125,6 +126,7 @@ def prepare(job: TrainJob, ranks: Ranks | None = None, device: torch.device | No
         save_extras=saver(text.tokenizer, text.class_names),
         sampler=sampler(loaded.adapter, text.tokenizer, device) if can_sample(task, text.tokenizer) else None,
         notes=notes,
+        data=data_facts(text.batches, text.held_out, look=True),
         num_tokens=text.num_tokens,
         hooks=(AdapterKeeper(loaded.module, record),) if lora else (),
         ranks=ranks,

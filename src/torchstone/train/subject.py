@@ -34,6 +34,8 @@ class Subject:
     """Puts what belongs to the model (a tokenizer) into the run folder."""
     sampler: Callable[[int, str | None], str] | None = None
     notes: list[str] = field(default_factory=list)
+    data: Mapping[str, str | None] = field(default_factory=dict)
+    """Fingerprints of `train` and `validation`."""
     num_tokens: int | None = None
     """Tokens of one epoch, where they are known."""
     hooks: Sequence[object] = ()

@@ -26,6 +26,7 @@ from torchstone.data.part import Part
 from torchstone.data.quality import require_long_enough
 from torchstone.data.task import TaskSpec
 from torchstone.train.device import choose_device
+from torchstone.train.facts import data_facts
 from torchstone.train.fit import fit
 from torchstone.train.lora import AdapterKeeper, with_lora
 from torchstone.train.losses import LOSSES, Batch
@@ -146,6 +147,7 @@ class Trainer:
             if config.data.document_attention:
                 require_separation(loaded.adapter, loaded.module, text.batches.dataset)
             batches, validation, tokenizer = text.batches, text.validation, text.tokenizer
+            data = data_facts(text.batches, text.held_out, look=True)
             notes += text.notes
             task, names = text.task or task, text.class_names
             if val_data is not None:
@@ -156,7 +158,11 @@ class Trainer:
                 )
         else:
             batches = self._batches(train_data, config, notes, ranks.part, shuffle=True)
-            validation = self._validation(val_data, config, notes, ranks.part)
+            held_out = None
+            if val_data is not None:
+                held_out = self._batches(val_data, config, notes, ranks.part, shuffle=False)
+            validation = _from_the_start(held_out)
+            data = data_facts(batches, held_out, look=False)  # a dataset of the user's may count its calls
         tell_sizes(loaded.module, self.device, notes)
         if validation is None:
             notes.append("no validation data: only the training loss is measured")
@@ -179,22 +185,9 @@ class Trainer:
             save_extras=saver(tokenizer, names),
             sampler=sampler(loaded.adapter, tokenizer, self.device) if can_sample(task, tokenizer) else None,
             notes=notes,
+            data=data,
             hooks=(AdapterKeeper(loaded.module, record),) if lora else (),
         )
-
-    def _validation(
-        self, data: Any, config: Resolved, notes: list[str], part: Part
-    ) -> Callable[[], Iterable[Batch]] | None:
-        if data is None:
-            return None
-        held_out = self._batches(data, config, notes, part, shuffle=False)
-        start = held_out.state()
-
-        def batches() -> Iterable[Batch]:
-            held_out.load_state(start)
-            return (batch for batch, _ in held_out)
-
-        return batches
 
     def _batches(self, data: Any, config: Resolved, notes: list[str], part: Part, *, shuffle: bool) -> Any:
         limit = config.data.max_train_samples if shuffle else config.data.max_val_samples
@@ -254,6 +247,19 @@ class Trainer:
                 why="the data is taken as it is; nothing is split off or cut",
                 next="pass val_data, or train on a source with torchstone train --data",
             )
+
+
+def _from_the_start(held_out: Any) -> Callable[[], Iterable[Batch]] | None:
+    """The same batches each time it is called."""
+    if held_out is None:
+        return None
+    start = held_out.state()
+
+    def batches() -> Iterable[Batch]:
+        held_out.load_state(start)
+        return (batch for batch, _ in held_out)
+
+    return batches
 
 
 def _load(

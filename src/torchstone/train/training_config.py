@@ -154,6 +154,7 @@ class TrainingConfig:
     log_every: int = _key("tracking.log_every")
     layers_every: int | None = _key("tracking.layers_every")
     dashboard: bool = _key("tracking.dashboard")
+    tags: tuple[str, ...] = _key("tracking.tags")
     notes: str = _key("tracking.notes")
 
     # Known from older systems, without effect in this version.
@@ -276,7 +277,7 @@ class TrainingConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingConfig:
         fields: dict[str, Any] = dict(values)
-        for name in ("export_formats", "devices", "lora_targets"):
+        for name in ("export_formats", "devices", "lora_targets", "tags"):
             if isinstance(fields.get(name), list):
                 fields[name] = tuple(fields[name])
         return cls(**fields)

@@ -48,6 +48,9 @@ COMMANDS = [
     ["tokenizer", "--help"],
     ["tokenizer", "train", "--help"],
     ["tokenizer", "validate", "--help"],
+    ["study", "--help"],
+    ["study", "list"],
+    ["study", "show", "widths"],
     ["doctor", "--help"],
 ]
 

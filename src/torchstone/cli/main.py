@@ -14,7 +14,19 @@ import typer
 
 from torchstone._errors import Interrupted, TorchstoneError, disk_trouble
 from torchstone._version import __version__
-from torchstone.cli import check, config, data, doctor, generate, recover, runs, tokenizer, train, verify
+from torchstone.cli import (
+    check,
+    config,
+    data,
+    doctor,
+    generate,
+    recover,
+    runs,
+    study,
+    tokenizer,
+    train,
+    verify,
+)
 from torchstone.cli import eval as scoring
 from torchstone.cli.session import print_json
 
@@ -38,6 +50,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 app.add_typer(runs.app, name="runs")
+app.add_typer(study.app, name="study")
 app.add_typer(tokenizer.app, name="tokenizer")
 
 

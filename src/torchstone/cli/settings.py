@@ -24,12 +24,12 @@ def read_settings(
     from torchstone.config.resolve import resolve
     from torchstone.train.config import SECTIONS
 
-    overrides = [_assignment(each) for each in assignments]
+    overrides = [assignment(each) for each in assignments]
     overrides += [(key, str(value)) for key, value in (flags or {}).items() if value is not None]
     return resolve(SECTIONS, defconfig=defconfig, file=config, overrides=overrides, environ=os.environ)
 
 
-def _assignment(text: str) -> tuple[str, str]:
+def assignment(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"--set {text!r} has no '='", next="--set section.key=value, as in train.epochs=2")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,6 +13,7 @@ from torchstone._errors import ConfigError
 from torchstone.config.knobs import PREFIX, Knob, key_of, knobs_of, suggest_key, suggest_symbol
 from torchstone.config.mistakes import Mistake
 from torchstone.config.schema import Section
+from torchstone.config.toml_lines import read_toml
 from torchstone.config.values import BadValue, check, parse, write
 
 DEFAULT = "default"
@@ -120,15 +119,13 @@ def bad_value(knob: Knob, bad: BadValue, source: str) -> Mistake:
 def _from_toml(
     path: Path, label: str, knobs: Mapping[str, Knob], mistakes: list[Mistake]
 ) -> Iterator[Assignment]:
-    text = _read(path, label)
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        mistakes.append(Mistake(what="this is not TOML", where=label, why=str(error)))
+        data, lines = read_toml(path, label)
+    except ConfigError as error:
+        mistakes.append(Mistake(what=error.what, where=error.where, why=error.why))
         return
-    lines = _toml_lines(text)
     for key, value in _flat(data, knobs):
-        where = f"{label}:{lines[key]}" if key in lines else label
+        where = f"{label}:{lines[tuple(key.split('.'))]}"
         yield from _typed(key, value, where, knobs, mistakes)
 
 
@@ -177,20 +174,6 @@ def _flat(data: Mapping[str, Any], knobs: Mapping[str, Knob], prefix: str = "") 
             yield from _flat(value, knobs, f"{key}.")
         else:
             yield key, value
-
-
-def _toml_lines(text: str) -> dict[str, int]:
-    """Key -> line, by the headers and keys as they are usually written; tomllib keeps no lines."""
-    table = ""
-    lines: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        header = re.fullmatch(r"\s*\[([^\[\]]+)\]\s*(#.*)?", line)
-        entry = re.match(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", line)
-        if header:
-            table = header[1].strip() + "."
-        elif entry:
-            lines.setdefault(table + entry[1].replace('"', "").replace("'", ""), number)
-    return lines
 
 
 def _read(path: Path, label: str) -> str:

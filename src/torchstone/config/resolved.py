@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from torchstone._errors import ConfigError
 from torchstone.config.knobs import Knob, knobs_of, suggest_key
-from torchstone.config.layers import DEFAULT, unknown_key
+from torchstone.config.layers import BACK_TO_DEFAULT, DEFAULT, unknown_key
 from torchstone.config.mistakes import Mistake, raise_all
 from torchstone.config.schema import Section
 from torchstone.config.values import BadValue, check, unmet, write
@@ -134,20 +134,28 @@ class Resolved:
             kept, {key: each for key, each in self._values.items() if key.partition(".")[0] in kept}
         )
 
-    def with_values(self, changes: Mapping[str, Any], source: str = "python") -> Resolved:
-        """A copy with some keys changed, checked like any other layer."""
+    def with_values(self, changes: Mapping[str, Any], source: str | Mapping[str, str] = "python") -> Resolved:
+        """A copy with some keys changed, checked like any other layer; `source` for all, or by key.
+
+        The text `@default` gives a key its default back.
+        """
         knobs = knobs_of(self.sections)
+        places = {key: source if isinstance(source, str) else source[key] for key in changes}
         values, mistakes = self.values(), []
         for key, value in changes.items():
             if key not in knobs:
-                mistakes.append(unknown_key(key, source, knobs))
+                mistakes.append(unknown_key(key, places[key], knobs))
+                continue
+            if isinstance(value, str) and value == BACK_TO_DEFAULT:
+                values[key] = Value(knobs[key].default, DEFAULT)
                 continue
             try:
-                values[key] = Value(check(knobs[key], value), source)
+                values[key] = Value(check(knobs[key], value), places[key])
             except BadValue as bad:
-                mistakes.append(Mistake(what=f"{key} {bad}", where=source, why=bad.hint))
+                mistakes.append(Mistake(what=f"{key} {bad}", where=places[key], why=bad.hint))
         # A change may also take the ground from under an earlier wish.
-        wishes = [key for key in knobs if key in changes or values[key].value != knobs[key].default]
+        asked = {key for key, value in changes.items() if value != BACK_TO_DEFAULT}
+        wishes = [key for key in knobs if key in asked or values[key].value != knobs[key].default]
         mistakes += without_effect([(key, values[key].source) for key in wishes], knobs, values)
         raise_all(mistakes)
         return Resolved.of_values(self.sections, values)

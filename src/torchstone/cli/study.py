@@ -1,0 +1,113 @@
+"""`torchstone study`: list and show studies, prove every step of one before it costs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from torchstone._errors import UsageError
+from torchstone.cli.session import Json, Quiet, Verbose, console, print_json, split_commas, start_logging
+
+if TYPE_CHECKING:
+    from torchstone.study.plan import Plan
+
+app = typer.Typer(
+    help="List and show studies; prove every step of one before it costs.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A study by name, or the path of a .toml file.")]
+Only = Annotated[
+    str | None,
+    typer.Option("--only", help="Ids of arms (with * and ?), cells, or axis=value; comma separated."),
+]
+Steps = Annotated[str | None, typer.Option("--steps", help="Only these steps: 0,5,7.")]
+Seeds = Annotated[str | None, typer.Option("--seeds", help="Only these seeds of the study: 1,2.")]
+File = Annotated[
+    Path | None, typer.Option("--config", help="Start from this file of knobs, not from the study's base.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one knob for all arms; may be repeated."),
+]
+
+
+@app.command("list", epilog="Example:  torchstone study list")
+def list_(as_json: Json = False, quiet: Quiet = False) -> None:
+    """List the studies of this folder and those that come with torchstone."""
+    from torchstone.study.study_file import available, read_study
+
+    found = []
+    for name, path in available():
+        study = read_study(path)
+        size = len(study.steps) if study.kind == "ablation" else [len(each.values) for each in study.axes]
+        found.append(
+            {"name": name, "kind": study.kind, "size": size, "seeds": list(study.seeds), "path": str(path),
+             "describe": study.describe}
+        )  # fmt: skip
+    if as_json:
+        print_json({"schema": "torchstone.study-list/1", "studies": found})
+        return
+    for each in found:
+        print(each["name"] if quiet else f"{each['name']:<16} {each['kind']:<9} {each['describe']}")
+
+
+@app.command("show", epilog="Example:  torchstone study show widths --steps 0,1")
+def show(
+    name: Name,
+    only: Only = None,
+    steps: Steps = None,
+    seeds: Seeds = None,
+    config: File = None,
+    set_: Set = None,
+    cells: Annotated[bool, typer.Option("--cells", help="One line for each cell, with its id.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Show what a study comes to: arms, what they change, what they claim, what was dropped and why."""
+    start_logging(quiet, verbose)
+    plan = read_plan(name, only=only, steps=steps, seeds=seeds, config=config, assignments=set_)
+    if as_json:
+        from torchstone.study.plan_info import plan_info
+
+        print_json(plan_info(plan))
+    elif quiet or cells:
+        for each in plan.cells:
+            print(each.id if quiet else f"{each.id}\t{each.name}")
+    else:
+        from torchstone.cli.study_view import plan_table
+
+        console().print(plan_table(plan))
+
+
+def read_plan(
+    name: str,
+    *,
+    only: str | None = None,
+    steps: str | None = None,
+    seeds: str | None = None,
+    config: Path | None = None,
+    assignments: list[str] | None = None,
+) -> Plan:
+    """The chosen part of a study, as the command line names it."""
+    from torchstone.cli.settings import assignment
+    from torchstone.study.plan import base_of, plan_study, select
+    from torchstone.study.study_file import read_study
+
+    study = read_study(name)
+    overrides: list[tuple[str, str | None]] = [assignment(each) for each in assignments or ()]
+    base = base_of(study, file=config, overrides=overrides, environ=os.environ)
+    plan = plan_study(study, base)
+    return select(plan, only=split_commas(only), steps=split_commas(steps), seeds=_seeds(seeds))
+
+
+def _seeds(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(each) for each in split_commas(text))
+    except ValueError:
+        raise UsageError(f"--seeds {text!r} is no list of whole numbers", next="--seeds 1,2") from None

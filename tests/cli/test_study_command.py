@@ -1,0 +1,55 @@
+"""`torchstone study` as it is typed: the documented commands run, and print what the documents promise."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+from zoo.documented import schema
+
+PAGE = Path(__file__).parents[2] / "docs" / "studies.md"
+
+
+def test_the_page_on_studies_tells_commands_that_run(torchstone: Callable[..., Any]) -> None:
+    blocks = re.findall(r"^```sh\n(.*?)```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines()]
+    assert len(commands) >= 3
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "torchstone"
+        answer = torchstone(*arguments)
+        assert answer.code == 0, f"{command}\n{answer.err}"
+        assert answer.out
+
+
+def test_the_examples_of_the_page_are_sound(torchstone: Callable[..., Any], tmp_path: Path) -> None:
+    steps, axes = re.findall(r"^```toml\n(.*?)```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "steps.toml").write_text(steps)
+    (tmp_path / "axes.toml").write_text('[study]\nname = "grid"\nkind = "matrix"\n' + axes)
+    for path in ("steps.toml", "axes.toml"):
+        answer = torchstone("study", "show", path)
+        assert answer.code == 0, answer.err
+    assert "dropped 1 of 4: no time for these (1)" in answer.out
+
+
+def test_list_and_show_print_the_documented_objects(torchstone: Callable[..., Any]) -> None:
+    listed = torchstone("study", "list", "--json").object
+    jsonschema.validate(listed, schema("torchstone.study-list/1"))
+    for each in listed["studies"]:
+        shown = torchstone("study", "show", each["name"], "--json").object
+        jsonschema.validate(shown, schema("torchstone.study/1"))
+        assert len({cell["id"] for cell in shown["cells"]}) == len(shown["cells"])
+
+
+def test_a_wrong_file_is_told_with_its_line(torchstone: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text(
+        '[study]\nname = "bad"\nkind = "ablation"\n[[step]]\nid = "0"\nsett = {}\n'
+    )
+    answer = torchstone("study", "show", "bad.toml")
+    assert answer.code == 2
+    assert "bad.toml:6" in answer.err
+    assert "did you mean 'set'" in answer.err

@@ -54,7 +54,8 @@ def test_every_key_has_a_section_and_every_section_key_has_a_field() -> None:
         "data.split_seed",
         "data.max_bytes",
     }
-    assert keys - named == reached_otherwise
+    mechanisms = {key for key in keys if key.startswith(("model.attention.", "model.mlp."))}
+    assert keys - named == reached_otherwise | mechanisms
 
 
 def test_values_reach_their_sections() -> None:

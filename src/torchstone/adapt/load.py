@@ -100,12 +100,27 @@ def load(
         return _load_saved(found_target, task, trust, overrides, seed)
     settle_trust(found_target, trust)
     wanted = {key: value for key, value in (overrides or {}).items() if value is not None}
+    if found_target.kind != "zoo":
+        _refuse_mechanisms(wanted, found_target)
 
     from torchstone._seeds import preserved_rng
 
     with preserved_rng(seed):
         found = _LOADERS[found_target.kind](found_target, wanted)
     return _finish(found, str(target), task)
+
+
+def _refuse_mechanisms(wanted: Mapping[str, Any], target: Target) -> None:
+    """Mechanisms go into blocks that are ours; a stranger's model has its own, whatever its arguments."""
+    from torchstone.nn.config import NESTED
+
+    for section in NESTED:
+        if section in wanted:
+            raise ConfigError(
+                f"model.{section}.name has no effect on {target.text}",
+                why="mechanisms are chosen for the blocks of torchstone's own models",
+                next=f"leave model.{section} out, or train a zoo: model with it",
+            )
 
 
 def _load_saved(
@@ -170,11 +185,18 @@ def config_of(module: nn.Module) -> dict[str, Any]:
     if isinstance(carried, Mapping):
         return dict(carried)
     if dataclasses.is_dataclass(carried) and not isinstance(carried, type):
-        return {each.name: getattr(carried, each.name) for each in dataclasses.fields(carried)}
+        return {each.name: _plain(getattr(carried, each.name)) for each in dataclasses.fields(carried)}
     to_dict = getattr(carried, "to_dict", None)
     if callable(to_dict):
         return dict(to_dict())
     return dict(vars(carried)) if hasattr(carried, "__dict__") and not isinstance(carried, type) else {}
+
+
+def _plain(value: Any) -> Any:
+    """A section of options as the dictionary that it stands for."""
+    from torchstone.config.schema import Section
+
+    return value.model_dump() if isinstance(value, Section) else value
 
 
 def _finish(found: _Found, target: str, task: TaskSpec | str | None) -> LoadedModel:

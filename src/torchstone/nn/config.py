@@ -1,8 +1,29 @@
-"""Knobs of the model: which one, and the sizes that override its own."""
+"""Knobs of the model: which one, the sizes that override its own, and the mechanisms of its blocks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from torchstone._errors import ConfigError
 from torchstone.config.schema import Section, knob
+
+NESTED = ("attention", "mlp")
+"""Sections of mechanisms inside `model.*`; only models whose blocks are ours take them."""
+
+
+class AttentionConfig(Section):
+    """`model.attention.*`"""
+
+    name: str | None = knob(
+        None, help="Attention of the blocks; None: as the model has it.", choices=("sdpa",)
+    )
+
+
+class MLPConfig(Section):
+    """`model.mlp.*`"""
+
+    name: str | None = knob(None, help="MLP of the blocks; None: as the model has it.", choices=("dense",))
 
 
 class ModelConfig(Section):
@@ -18,3 +39,61 @@ class ModelConfig(Section):
     num_heads: int | None = knob(None, help="Attention heads per block.", unit="heads", ge=1)
     d_ff: int | None = knob(None, help="Hidden width of the MLP.", unit="channels", ge=1)
     dropout: float | None = knob(None, help="Dropout probability.", unit="probability", ge=0.0, lt=1.0)
+    attention: AttentionConfig = AttentionConfig()
+    mlp: MLPConfig = MLPConfig()
+
+    def overrides(self) -> dict[str, Any]:
+        """What replaces the model's own choices: `load(..., overrides=config.overrides())`.
+
+        Sizes that were said, and for each mechanism that was chosen its name with the options that it reads.
+        """
+        said = self.model_dump(exclude={"target", *NESTED})
+        wishes = {name: value for name, value in said.items() if value is not None}
+        for section in NESTED:
+            if getattr(self, section).name is not None:
+                wishes[section] = self.options(section)
+        return wishes
+
+    def options(self, section: str) -> dict[str, Any]:
+        """The values of `attention` or `mlp` that are in effect: those that the chosen mechanism reads."""
+        from torchstone.config.knobs import knobs_of
+        from torchstone.config.values import in_effect
+
+        knobs = knobs_of({"model": type(self)})
+        plain = {}
+        for key in knobs:
+            value: Any = self
+            for step in key.split(".")[1:]:
+                value = getattr(value, step)
+            plain[key] = value
+        head = f"model.{section}."
+        return {
+            key.removeprefix(head): value
+            for key, value in plain.items()
+            if key.startswith(head) and in_effect(key, knobs, plain)
+        }
+
+
+def require_effect(attention: AttentionConfig, mlp: MLPConfig) -> None:
+    """A ConfigError for an option that was given and that the chosen mechanism does not read."""
+    from torchstone.config.resolved import Resolved
+
+    Resolved.of_sections({"model": ModelConfig(attention=attention, mlp=mlp)})
+
+
+def mechanisms_from(wishes: Mapping[str, Any]) -> dict[str, Section]:
+    """The sections in `wishes` that are plain dictionaries, as they come from files: {"attention": {...}}."""
+    from pydantic import ValidationError
+
+    kinds: dict[str, type[Section]] = {"attention": AttentionConfig, "mlp": MLPConfig}
+    found: dict[str, Section] = {}
+    for section, kind in kinds.items():
+        said = wishes.get(section)
+        if isinstance(said, Mapping):
+            try:
+                found[section] = kind(**said)
+            except ValidationError as refused:
+                first = refused.errors(include_url=False)[0]
+                key = ".".join(["model", section, *map(str, first["loc"])])
+                raise ConfigError(f"{key}: {str(first['msg']).removeprefix('Value error, ')}") from None
+    return found

@@ -6,8 +6,9 @@
 Architecture and initialisation after Radford et al. 2019 ("Language Models are Unsupervised Multitask
 Learners") and its published code, `openai/gpt-2: src/model.py`: pre-norm blocks, learned positions, tied
 head, N(0, 0.02) weights with the residual projections scaled by 1/sqrt(2 * blocks). Rotary positions and
-RMSNorm are offered beside the faithful form. Attention and MLP live in their own folders; losses and
-sampling do not live here: labels are the trainer's business.
+RMSNorm are offered beside the faithful form. Attention and MLP are chosen by name from their registries
+(`attention/registry.py`, `mlp/registry.py`); losses and sampling do not live here: labels are the trainer's
+business.
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ import torch
 from torch import Tensor, nn
 
 from torchstone._errors import ConfigError, UsageError
-from torchstone.nn.attention.causal import CausalSelfAttention
-from torchstone.nn.attention.context import AttentionContext, Cache, causal_mask
-from torchstone.nn.mlp.dense import DenseMLP
+from torchstone.nn.attention.context import AttentionContext, Cache, Handoff, causal_mask
+from torchstone.nn.attention.registry import ATTENTIONS
+from torchstone.nn.config import AttentionConfig, MLPConfig, require_effect
+from torchstone.nn.mlp.registry import MLPS
 from torchstone.nn.norms import make_norm
 from torchstone.nn.rotary import rotation
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+
+    from torchstone.nn.attention.record import AttentionRecord
+    from torchstone.nn.mlp.record import MLPRecord
 
 INIT_STD = 0.02
 POSITIONS = ("learned", "rope")
@@ -56,6 +61,10 @@ class GPTConfig:
     """learned (a table of max_seq_len rows) or rope (rotary, no parameters)."""
     tie_word_embeddings: bool = True
     """The output layer shares the token embedding."""
+    attention: AttentionConfig = AttentionConfig(name="sdpa")  # noqa: RUF009
+    """The blocks' attention, by its name in the registry, with its options."""
+    mlp: MLPConfig = MLPConfig(name="dense")  # noqa: RUF009
+    """The blocks' MLP, likewise."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "max_seq_len", "d_model", "num_layers", "num_heads", "hidden_width"):
@@ -68,40 +77,76 @@ class GPTConfig:
                 f"there are no positions named {self.positions!r}",
                 next=f"choose one of: {', '.join(POSITIONS)}",
             )
-        if self.positions == "rope" and (self.d_model // self.num_heads) % 2:
+        require_effect(self.attention, self.mlp)
+        attention, mlp = self.mechanisms
+        width = attention.rotary_width(self)
+        if self.positions == "rope" and (width is None or width % 2):
             raise ConfigError(
-                f"rope needs an even head width, not d_model={self.d_model} / num_heads={self.num_heads}"
+                f"rope turns pairs of channels, and attention {attention.name} has none"
+                if width is None
+                else f"rope needs an even head width, not d_model={self.d_model} / num_heads={self.num_heads}"
+                if width == self.d_model // self.num_heads
+                else f"rope needs an even width, and attention {attention.name} turns vectors of {width}"
+            )
+        if mlp.needs_latent and attention.latent_width(self) is None:
+            latent = [each.name for each in ATTENTIONS if each.latent_width(self) is not None]
+            raise ConfigError(
+                f"MLP {mlp.name} reads the latent of the keys, and attention {attention.name} has none",
+                next=f"choose model.attention.name among {', '.join(latent) or 'those with a latent'}",
             )
 
     @property
     def hidden_width(self) -> int:
         return 4 * self.d_model if self.d_ff is None else self.d_ff
 
+    @property
+    def mechanisms(self) -> tuple[AttentionRecord, MLPRecord]:
+        """The records of the attention and the MLP that were chosen."""
+        return ATTENTIONS.get(self.attention.name or "sdpa"), MLPS.get(self.mlp.name or "dense")
+
 
 @dataclass
 class GPTOutput:
-    """`past_key_values` holds one (keys, values) pair per block where `use_cache` asked for it."""
+    """`past_key_values` holds the cache of each block where `use_cache` asked: (keys, values) for sdpa."""
 
     logits: Float[Tensor, "B T V"]
     past_key_values: tuple[Cache, ...] | None = None
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a norm and added to the residual stream."""
+    """Attention and MLP, each behind a norm and added to the residual stream.
 
-    def __init__(self, config: GPTConfig) -> None:
+    What the block before sent comes in as an argument, and what this one sends goes out as a result.
+    """
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
+        attention, mlp = config.mechanisms
         self.attention_norm = make_norm(config.norm, config.d_model)
-        self.attention = CausalSelfAttention(config.d_model, config.num_heads, config.dropout)
+        self.attention = attention.make(config, layer)
         self.mlp_norm = make_norm(config.norm, config.d_model)
-        self.mlp = DenseMLP(config.d_model, config.hidden_width, config.dropout)
+        self.mlp = mlp.make(config, layer)
+        self.num_mlp_tensors = mlp.cached_tensors
 
     def forward(
-        self, x: Float[Tensor, "B T C"], context: AttentionContext, past: Cache | None = None
-    ) -> tuple[Float[Tensor, "B T C"], Cache | None]:
-        attended, cache = self.attention(self.attention_norm(x), context, past)
-        x = x + attended
-        return x + self.mlp(self.mlp_norm(x)), cache
+        self,
+        x: Float[Tensor, "B T C"],
+        context: AttentionContext,
+        sent: Handoff,
+        past: Cache | None = None,
+    ) -> tuple[Float[Tensor, "B T C"], Handoff, Cache]:
+        attention_past, mlp_past = self._split(past)
+        attended = self.attention(self.attention_norm(x), context, sent, attention_past)
+        x = x + attended.out
+        grown = self.mlp(self.mlp_norm(x), attended, context, mlp_past)
+        added = grown.out if attended.mlp_share is None else attended.mlp_share * grown.out
+        return x + added, grown.sent, (*attended.cache, *grown.cache)
+
+    def _split(self, past: Cache | None) -> tuple[Cache | None, Cache]:
+        if past is None:
+            return None, ()
+        border = len(past) - self.num_mlp_tensors
+        return past[:border], past[border:]
 
 
 class GPT(nn.Module):
@@ -110,12 +155,15 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
+        attention, mlp = config.mechanisms
+        self.rotary_width = attention.rotary_width(config) if config.positions == "rope" else None
+        self.keep_weights = mlp.reads_weights
         self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.position_embedding = (
             nn.Embedding(config.max_seq_len, config.d_model) if config.positions == "learned" else None
         )
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.final_norm = make_norm(config.norm, config.d_model)
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self._initialise()
@@ -145,10 +193,12 @@ class GPT(nn.Module):
             x = x + self.position_embedding(position_ids)
         x = self.dropout(x)
         caches: list[Cache] = []
+        sent = Handoff()  # the first block gets none
         for index, block in enumerate(self.blocks):
-            x, cache = block(x, context, None if past_key_values is None else past_key_values[index])
-            if cache is not None:
-                caches.append(cache)
+            x, sent, cache = block(
+                x, context, sent, None if past_key_values is None else past_key_values[index]
+            )
+            caches.append(cache)
         logits = self.head(self.final_norm(x))
         return GPTOutput(logits=logits, past_key_values=tuple(caches) if use_cache else None)
 
@@ -165,10 +215,16 @@ class GPT(nn.Module):
         if attention_mask is not None or (num_cached and T > 1):
             mask = causal_mask(T, num_cached + T, attention_mask, input_ids.device)
         rotary = None
-        if self.config.positions == "rope":
-            rotary = rotation(position_ids, self.config.d_model // self.config.num_heads)
-        # A single query behind a cache may see every key: there is nothing to hide from it.
-        return AttentionContext(mask=mask, is_causal=num_cached == 0, rotary=rotary, keep_cache=use_cache)
+        if self.rotary_width is not None:
+            rotary = rotation(position_ids, self.rotary_width)
+        return AttentionContext(
+            mask=mask,
+            # A single query behind a cache may see every key: there is nothing to hide from it.
+            is_causal=num_cached == 0,
+            rotary=rotary,
+            keep_cache=use_cache,
+            keep_weights=self.keep_weights,
+        )
 
     def _require_fit(
         self,
@@ -206,6 +262,9 @@ class GPT(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if callable(initialise := getattr(module, "initialise", None)):
+                initialise()  # what a mechanism knows better than this rule
 
 
 def _positions(

@@ -1,5 +1,6 @@
 """The slow twin of `nn/gpt.py`: the same model written to be read, one head and one query at a time.
 
+The twins of the mechanisms stand beside them and are reached through their records.
 It takes the parameters of a `GPT` and recomputes its logits without fused kernels, batching tricks,
 caches or masks of minus infinity. Tests hold the fast form to it, in values and in gradients.
 """
@@ -12,55 +13,88 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from torchstone.nn.attention.context import Attended, Handoff
+from torchstone.nn.mlp.record import Grown
 from torchstone.nn.norms import EPS
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from torchstone.nn.attention.causal import CausalSelfAttention
-    from torchstone.nn.gpt import GPT, Block
+    from torchstone.nn.gpt import GPT, Block, GPTConfig
     from torchstone.nn.mlp.dense import DenseMLP
 
 
 def naive_logits(model: GPT, ids: Int[Tensor, " T"]) -> Float[Tensor, "T V"]:
     """Logits of one sequence without padding, in evaluation mode."""
+    attention, mlp = model.config.mechanisms
     x = model.token_embedding.weight[ids]
     if model.position_embedding is not None:
         x = x + model.position_embedding.weight[: len(ids)]
+    sent = Handoff()
     for module in model.blocks:
         block = cast("Block", module)
-        x = x + naive_attention(
-            block.attention, naive_norm(block.attention_norm, x), model.config.positions == "rope"
-        )
-        x = x + naive_mlp(block.mlp, naive_norm(block.mlp_norm, x))
+        attended = attention.naive(block.attention, naive_norm(block.attention_norm, x), model.config, sent)
+        x = x + attended.out
+        grown = mlp.naive(block.mlp, naive_norm(block.mlp_norm, x), attended, model.config)
+        x = x + (1 if attended.mlp_share is None else attended.mlp_share) * grown.out
+        sent = grown.sent
     return naive_norm(model.final_norm, x) @ model.head.weight.T
 
 
-def naive_attention(layer: CausalSelfAttention, x: Float[Tensor, "T C"], rope: bool) -> Float[Tensor, "T C"]:
+def naive_causal(
+    layer: CausalSelfAttention, x: Float[Tensor, "T C"], config: GPTConfig, sent: Handoff
+) -> Attended:
     """Each query weighs the values up to its own place by the softmax of its scores."""
-    T, C = x.shape
-    D = layer.head_width
+    C = x.shape[1]
     qkv = x @ layer.qkv.weight.T + layer.qkv.bias
-    heads = []
-    for head in range(layer.num_heads):
-        columns = slice(head * D, (head + 1) * D)
-        q, k, v = (qkv[:, part * C : (part + 1) * C][:, columns] for part in range(3))
-        if rope:
-            q, k = naive_rope(q), naive_rope(k)
-        rows = []
-        for t in range(T):
-            scores = torch.stack([q[t] @ k[s] / math.sqrt(D) for s in range(t + 1)])
-            weights = torch.exp(scores - scores.max())
-            weights = weights / weights.sum()
-            rows.append(torch.stack([weights[s] * v[s] for s in range(t + 1)]).sum(0))
-        heads.append(torch.stack(rows))
-    return torch.cat(heads, dim=-1) @ layer.out.weight.T + layer.out.bias
+    q, k, v = (naive_heads(qkv[:, part * C : (part + 1) * C], layer.num_heads) for part in range(3))
+    if config.positions == "rope":
+        q, k = [naive_rope(each) for each in q], [naive_rope(each) for each in k]
+    scores = [naive_scores(q[head], k[head]) for head in range(layer.num_heads)]
+    weights = [naive_softmax(each) for each in scores]
+    mixed = [weights[head] @ v[head] for head in range(layer.num_heads)]
+    return Attended(
+        out=naive_join(mixed, sent) @ layer.out.weight.T + layer.out.bias,
+        weights=torch.stack(weights).mean(0),
+    )
 
 
-def naive_mlp(layer: DenseMLP, x: Float[Tensor, "T C"]) -> Float[Tensor, "T C"]:
-    wide = x @ layer.widen.weight.T + layer.widen.bias
-    bent = 0.5 * wide * (1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
-    return bent @ layer.out.weight.T + layer.out.bias
+def naive_heads(x: Float[Tensor, "T C"], num_heads: int) -> list[Float[Tensor, "T D"]]:
+    D = x.shape[1] // num_heads
+    return [x[:, head * D : (head + 1) * D] for head in range(num_heads)]
+
+
+def naive_scores(q: Float[Tensor, "T D"], k: Float[Tensor, "T D"]) -> list[Float[Tensor, " t"]]:
+    """For each place its scores with the places up to its own."""
+    scale = 1 / math.sqrt(q.shape[1])
+    return [torch.stack([scale * (q[t] @ k[s]) for s in range(t + 1)]) for t in range(len(q))]
+
+
+def naive_softmax(scores: list[Float[Tensor, " t"]]) -> Float[Tensor, "T T"]:
+    """One row of weights per place, 0 for the places behind it."""
+    rows = []
+    for row in scores:
+        powers = torch.exp(row - row.max())
+        rows.append(torch.cat([powers / powers.sum(), row.new_zeros(len(scores) - len(row))]))
+    return torch.stack(rows)
+
+
+def naive_join(mixed: list[Float[Tensor, "T D"]], sent: Handoff) -> Float[Tensor, "T C"]:
+    """The heads side by side, each scaled by the gate of the block before, where it sent one."""
+    if sent.gate is not None:
+        mixed = [sent.gate[head][:, None] * each for head, each in enumerate(mixed)]
+    return torch.cat(mixed, dim=-1)
+
+
+def naive_dense(layer: DenseMLP, x: Float[Tensor, "T C"], attended: Attended, config: GPTConfig) -> Grown:
+    return Grown(
+        naive_gelu(x @ layer.widen.weight.T + layer.widen.bias) @ layer.out.weight.T + layer.out.bias
+    )
+
+
+def naive_gelu(wide: Float[Tensor, "T M"]) -> Float[Tensor, "T M"]:
+    return 0.5 * wide * (1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
 
 
 def naive_norm(layer: nn.Module, x: Float[Tensor, "T C"]) -> Float[Tensor, "T C"]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from torchstone._errors import ConfigError
 from torchstone._registry import Registry, suggest
-from torchstone.nn.config import ModelConfig
+from torchstone.nn.config import NESTED, ModelConfig, mechanisms_from
 from torchstone.nn.gpt import GPT, GPTConfig
 from torchstone.nn.vision.lenet5 import IMAGE_SIZE, LeNet5
 from torchstone.nn.vision.resnet import ResNet18
@@ -38,7 +38,7 @@ class ZooModel:
     def build(self, overrides: ModelConfig | Mapping[str, Any] | None = None) -> Built:
         """The module and its configuration; overrides of None mean: as the recipe says."""
         if isinstance(overrides, ModelConfig):
-            overrides = overrides.model_dump(exclude={"target"})
+            overrides = overrides.overrides()
         wishes = {key: value for key, value in (overrides or {}).items() if value is not None}
         for key in wishes:
             if key not in self.knobs:
@@ -51,7 +51,7 @@ class ZooModel:
 
 
 GPT_KNOBS = ("vocab_size", "max_seq_len", "d_model", "num_layers", "num_heads", "d_ff", "dropout")
-GPT_EXTRA_KNOBS = ("norm", "positions", "tie_word_embeddings")
+GPT_EXTRA_KNOBS = ("norm", "positions", "tie_word_embeddings", *NESTED)
 VIT_KNOBS = ("d_model", "num_layers", "num_heads", "d_ff", "dropout", "patch_size")
 IMAGE_KNOBS = ("num_classes", "num_channels")
 
@@ -60,8 +60,10 @@ ZOO: Registry[ZooModel] = Registry("zoo model")
 
 def _gpt(config: GPTConfig) -> Callable[[dict[str, Any]], Built]:
     def make(wishes: dict[str, Any]) -> Built:
-        sizes = replace(config, **wishes)
+        sizes = replace(config, **wishes | mechanisms_from(wishes))
+        chosen = ModelConfig(attention=sizes.attention, mlp=sizes.mlp)
         described = asdict(sizes) | {"d_ff": sizes.hidden_width}
+        described |= {section: chosen.options(section) for section in NESTED}
         return GPT(sizes), {"model_type": "gpt", "task": "causal-lm", **described}
 
     return make

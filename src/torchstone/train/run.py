@@ -86,7 +86,7 @@ def prepare(job: TrainJob, ranks: Ranks | None = None, device: torch.device | No
     settings, ranks = job.settings, ranks or ALONE
     device = device or choose_device(job.device)
     wanted_task = None if settings.data.task == "auto" else TaskSpec.from_name(settings.data.task)
-    sizes = settings.model.model_dump(exclude={"target"})
+    sizes = settings.model.overrides()
     loaded = load(
         settings.model.target,
         task=wanted_task,

@@ -9,15 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchstone._errors import ConfigError
-from torchstone.nn.attention.context import AttentionContext, Cache
+from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
+from torchstone.nn.attention.fused import attend, mean_weights
+from torchstone.nn.attention.heads import join_heads, require_heads, split_heads
+from torchstone.nn.attention.record import AttentionRecord
+from torchstone.nn.naive import naive_causal
 from torchstone.nn.rotary import rotate
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+    from torchstone.nn.gpt import GPTConfig
 
 
 class CausalSelfAttention(nn.Module):
@@ -25,12 +29,7 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(self, d_model: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        if d_model % num_heads:
-            raise ConfigError(
-                f"d_model={d_model} cannot be shared among num_heads={num_heads}",
-                why="each head takes an equal slice of the width",
-                next=f"choose a d_model that is a multiple of {num_heads}, or another num_heads",
-            )
+        require_heads(d_model, num_heads)
         self.num_heads = num_heads
         self.head_width = d_model // num_heads
         self.dropout = dropout
@@ -39,26 +38,41 @@ class CausalSelfAttention(nn.Module):
         self.residual_dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Float[Tensor, "B T C"], context: AttentionContext, past: Cache | None = None
-    ) -> tuple[Float[Tensor, "B T C"], Cache | None]:
-        q, k, v = (self._heads(part) for part in self.qkv(x).chunk(3, dim=-1))
+        self,
+        x: Float[Tensor, "B T C"],
+        context: AttentionContext,
+        sent: Handoff,
+        past: Cache | None = None,
+    ) -> Attended:
+        q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
         if context.rotary is not None:
             q, k = rotate(q, context.rotary), rotate(k, context.rotary)
         if past is not None:
             k = torch.cat([past[0], k], dim=2)
             v = torch.cat([past[1], v], dim=2)
-        # The CPU kernel accepts unequal lengths and returns garbage.
-        assert k.shape[2] == v.shape[2], (k.shape, v.shape)
-        mixed = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=context.mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=context.is_causal and context.mask is None,
+        mixed = attend(q, k, v, context, dropout=self.dropout if self.training else 0.0)
+        return Attended(
+            out=self.residual_dropout(self.out(join_heads(mixed, sent))),
+            cache=(k, v) if context.keep_cache else (),
+            weights=mean_weights(q, k, context) if context.keep_weights else None,
         )
-        joined = mixed.transpose(1, 2).flatten(2)
-        return self.residual_dropout(self.out(joined)), (k, v) if context.keep_cache else None
 
-    def _heads(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B H T D"]:
-        return x.view(*x.shape[:2], self.num_heads, self.head_width).transpose(1, 2)
+
+def _parameters(config: GPTConfig, layer: int) -> int:
+    return 4 * config.d_model**2 + 4 * config.d_model
+
+
+def _flops(config: GPTConfig, layer: int, tokens: int) -> int:
+    return 8 * tokens * config.d_model**2 + 4 * tokens**2 * config.d_model
+
+
+RECORD = AttentionRecord(
+    name="sdpa",
+    summary="multi-head attention on torch's fused kernel",
+    source="Vaswani et al. 2017, arXiv:1706.03762",
+    make=lambda config, layer: CausalSelfAttention(config.d_model, config.num_heads, config.dropout),
+    naive=naive_causal,
+    parameters=_parameters,
+    flops=_flops,
+    cache=lambda config, layer, tokens: 2 * config.d_model * tokens,
+)

@@ -1,13 +1,14 @@
-"""What every block of one forward pass shares: the mask and the rotation of positions.
+"""What travels through one forward pass: what all blocks share, and what one block hands to the next.
 
-It is computed once per forward and handed from block to block as an argument. Nothing is left on
-the modules, so one call can never change the next.
+`AttentionContext` is computed once per forward. `Attended` goes from a block's attention to its MLP,
+`Handoff` from a block to the next one; the first block gets an empty one. All are arguments and results.
+Nothing is left on the modules, so one call can never change the next.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,9 +16,12 @@ from torch import Tensor
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-    Cache = tuple[Float[Tensor, "B H S D"], Float[Tensor, "B H S D"]]
-else:
-    Cache = tuple[Tensor, Tensor]
+Cache = tuple[Tensor, ...]
+"""What one block keeps for the tokens to come: first its attention's tensors, then its MLP's.
+
+Every tensor has its places in dimension 2, and the first one has a place for every token so far (it may be of
+width 0), so that its shape tells how many there were.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,31 @@ class AttentionContext:
     is_causal: bool = True
     rotary: tuple[Float[Tensor, "B 1 T D"], Float[Tensor, "B 1 T D"]] | None = None
     keep_cache: bool = False
+    keep_weights: bool = False
+    """Some MLP reads `Attended.weights`."""
+
+
+class Handoff(NamedTuple):
+    """What a block gives to the attention of the next one. None: it has nothing to give."""
+
+    gate: Float[Tensor, "B H T"] | None = None
+    """Factor on each head's output; every attention applies it."""
+    latent: Float[Tensor, "B T L"] | None = None
+    """Added to the latent of the keys; for attention whose record tells a `latent_width`."""
+
+
+class Attended(NamedTuple):
+    """What attention gives to its block, and what the block's MLP may read."""
+
+    out: Float[Tensor, "B T C"]
+    """Goes to the residual stream."""
+    cache: Cache = ()
+    latent: Float[Tensor, "B T L"] | None = None
+    """Latent of the keys, where the record tells a `latent_width`."""
+    weights: Float[Tensor, "B T S"] | None = None
+    """Mean over the heads of the attention weights, without gradient, where `keep_weights` asks for them."""
+    mlp_share: Float[Tensor, ""] | None = None
+    """Factor on the MLP's branch, where the attention decides how the two share the residual stream."""
 
 
 def causal_mask(

@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchstone.nn.attention.context import Attended, AttentionContext, Cache
+from torchstone.nn.mlp.record import Grown, MLPRecord
+from torchstone.nn.naive import naive_dense
+
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+    from torchstone.nn.gpt import GPTConfig
 
 
 class DenseMLP(nn.Module):
@@ -23,5 +29,26 @@ class DenseMLP(nn.Module):
         self.out = nn.Linear(d_ff, d_model)
         self.residual_dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
-        return self.residual_dropout(self.out(F.gelu(self.widen(x), approximate="tanh")))
+    def forward(
+        self, x: Float[Tensor, "B T C"], attended: Attended, context: AttentionContext, past: Cache
+    ) -> Grown:
+        return Grown(self.residual_dropout(self.out(F.gelu(self.widen(x), approximate="tanh"))))
+
+
+def _parameters(config: GPTConfig, layer: int) -> int:
+    return 2 * config.d_model * config.hidden_width + config.hidden_width + config.d_model
+
+
+def _flops(config: GPTConfig, layer: int, tokens: int) -> int:
+    return 4 * tokens * config.d_model * config.hidden_width
+
+
+RECORD = MLPRecord(
+    name="dense",
+    summary="two layers with GELU",
+    source="Radford et al. 2019; GELU: arXiv:1606.08415",
+    make=lambda config, layer: DenseMLP(config.d_model, config.hidden_width, config.dropout),
+    naive=naive_dense,
+    parameters=_parameters,
+    flops=_flops,
+)

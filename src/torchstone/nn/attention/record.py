@@ -1,0 +1,68 @@
+"""What is known about one attention mechanism: `AttentionRecord`, the entry of `attention/registry.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
+    from torchstone.nn.gpt import GPTConfig
+
+
+class Attention(Protocol):
+    """The module that a record makes. It may have a method `initialise()`, called after the model's own rule.
+
+    `forward` leaves nothing on the module, multiplies each head's output by `sent.gate` where there is one,
+    and fills `cache`, `latent` and `weights` of what it returns as the context and its record say.
+    """
+
+    def __call__(
+        self, x: Float[Tensor, "B T C"], context: AttentionContext, sent: Handoff, past: Cache | None
+    ) -> Attended: ...
+
+
+def never_materialises(config: GPTConfig) -> bool:
+    return False
+
+
+def head_width(config: GPTConfig) -> int | None:
+    return config.d_model // config.num_heads
+
+
+def no_latent(config: GPTConfig) -> int | None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionRecord:
+    """One mechanism. Its functions take the model's configuration and the number of the block, from 0.
+
+    `flops` counts the matrix products of one forward pass over `tokens` tokens as torch counts them: two per
+    multiply-add, whole squares for causal scores, and padding of widths where the fast form pads.
+    """
+
+    name: str
+    summary: str
+    source: str
+    """Paper or code."""
+    make: Callable[[GPTConfig, int], Any]
+    """(config, block) -> module, an `Attention`."""
+    naive: Callable[[Any, Tensor, GPTConfig, Handoff], Attended]
+    """The readable twin: (module, x of one sequence (T, C), config, sent) -> what it must give, without B."""
+    parameters: Callable[[GPTConfig, int], int]
+    """(config, block) -> parameters."""
+    flops: Callable[[GPTConfig, int, int], int]
+    """(config, block, tokens) -> FLOPs of one sequence."""
+    cache: Callable[[GPTConfig, int, int], int]
+    """(config, block, tokens) -> numbers kept for one sequence after so many tokens."""
+    materialises: Callable[[GPTConfig], bool] = never_materialises
+    """Whether a (B, H, T, T) tensor is built, beyond what `keep_weights` asks for."""
+    rotary_width: Callable[[GPTConfig], int | None] = head_width
+    """Width of what rotary positions turn; None: the mechanism takes no rotary positions."""
+    latent_width: Callable[[GPTConfig], int | None] = no_latent
+    """Width of the latent of the keys that an MLP may read and add to; None: there is none."""

@@ -1,0 +1,52 @@
+"""What a `GPT` of a given configuration costs, from its mechanisms' own formulas and without building it.
+
+    costs(GPTConfig(), tokens=1024)      # Costs(parameters=124439808, flops_per_token=..., ...)
+
+The laws hold every number to the built model: parameters by counting, FLOPs by torch's counter, the cache by
+its tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torchstone.nn.gpt import GPTConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Of one model, at one sequence length."""
+
+    parameters: int
+    flops_per_token: float
+    """Forward pass: matrix products, two per multiply-add, causal scores as whole squares."""
+    cache_numbers_per_token: float
+    """Kept while decoding, over all blocks."""
+    materialises: bool
+    """A (B, H, T, T) tensor is built."""
+
+
+def costs(config: GPTConfig, tokens: int | None = None) -> Costs:
+    """Costs for sequences of `tokens` tokens (None: the longest that the model takes)."""
+    tokens = config.max_seq_len if tokens is None else tokens
+    attention, mlp = config.mechanisms
+    layers = range(config.num_layers)
+    flops = sum(attention.flops(config, each, tokens) + mlp.flops(config, each, tokens) for each in layers)
+    flops += 2 * tokens * config.d_model * config.vocab_size
+    cache = sum(attention.cache(config, each, tokens) + mlp.cache(config, each, tokens) for each in layers)
+    return Costs(
+        parameters=_parameters(config),
+        flops_per_token=flops / tokens,
+        cache_numbers_per_token=cache / tokens,
+        materialises=attention.materialises(config),
+    )
+
+
+def _parameters(config: GPTConfig) -> int:
+    attention, mlp = config.mechanisms
+    norm = config.d_model if config.norm == "rmsnorm" else 2 * config.d_model
+    found = config.vocab_size * config.d_model * (1 if config.tie_word_embeddings else 2)
+    found += config.max_seq_len * config.d_model if config.positions == "learned" else 0
+    for layer in range(config.num_layers):
+        found += attention.parameters(config, layer) + mlp.parameters(config, layer) + 2 * norm
+    return found + norm

@@ -1,0 +1,76 @@
+"""What is known about one MLP: `MLPRecord`, the entry of `mlp/registry.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from torchstone.nn.attention.context import Cache, Handoff
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from torchstone.nn.attention.context import Attended, AttentionContext
+    from torchstone.nn.gpt import GPTConfig
+
+
+class Grown(NamedTuple):
+    """What an MLP gives to its block, and through it to the next block's attention."""
+
+    out: Float[Tensor, "B T C"]
+    """Goes to the residual stream."""
+    sent: Handoff = Handoff()
+    cache: Cache = ()
+
+
+class MLP(Protocol):
+    """The module that a record makes. It may have a method `initialise()`, called after the model's own rule.
+
+    `forward` leaves nothing on the module and looks at no later token. Of `attended` it may read
+    - `out`, this block's attention output before it is added to the residual stream (B, T, C);
+    - `latent` (B, T, L), where the attention's record tells a `latent_width`, else None;
+    - `weights` (B, T, S), the mean over heads without gradient, if the record says `reads_weights`; S counts
+      cached tokens too.
+    What it wants to tell the next block's attention it returns as `Grown.sent`. An MLP that needs earlier
+    tokens keeps tensors (B, X, S, Y) in `Grown.cache` when `context.keep_cache` asks for it, gets them back
+    as `past` (empty at first), and tells their number as `MLPRecord.cached_tensors`.
+    """
+
+    def __call__(
+        self, x: Float[Tensor, "B T C"], attended: Attended, context: AttentionContext, past: Cache
+    ) -> Grown: ...
+
+
+def _nothing(config: GPTConfig, layer: int, tokens: int) -> int:
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPRecord:
+    """One MLP. Its functions take the model's configuration and the number of the block, from 0.
+
+    `flops` counts the matrix products of one forward pass over `tokens` tokens, two per multiply-add.
+    """
+
+    name: str
+    summary: str
+    source: str
+    """Paper or code."""
+    make: Callable[[GPTConfig, int], Any]
+    """(config, block) -> module, an `MLP`."""
+    naive: Callable[[Any, Tensor, Attended, GPTConfig], Grown]
+    """The readable twin: (module, x of one sequence (T, C), attended without B, config) -> without B."""
+    parameters: Callable[[GPTConfig, int], int]
+    """(config, block) -> parameters."""
+    flops: Callable[[GPTConfig, int, int], int]
+    """(config, block, tokens) -> FLOPs of one sequence."""
+    cache: Callable[[GPTConfig, int, int], int] = _nothing
+    """(config, block, tokens) -> numbers kept for one sequence after so many tokens."""
+    cached_tensors: int = 0
+    """How many tensors it keeps in a cache."""
+    reads_weights: bool = False
+    """It reads the attention weights, which then are computed: a (B, T, S) tensor."""
+    needs_latent: bool = False
+    """It works only behind an attention with a latent."""

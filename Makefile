@@ -2,8 +2,9 @@
 #
 #   make                      install into .venv if needed, then the main job of .config (or the quickstart)
 #   make defconfig-gpt-nano   write .config from a defconfig; then `make`
-#   make V=1 / DRY_RUN=1      say more / spend nothing
-#   make CONFIG_TRAIN_MAX_STEPS=20   override one knob
+#   make V=1                  say more
+#   make DRY_RUN=1 MAX_ITERS=20 TIME=600 EPOCHS=2      say what would happen; steps; seconds; epochs
+#   make CONFIG_TRAIN_BATCH_SIZE=8   override any knob; `make help` and docs/config.md name them
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -17,18 +18,18 @@ BIN := $(VENV)/bin
 # .config wins; without one the quickstart is the main job.
 SETTINGS := $(if $(wildcard .config),--config .config,--defconfig quickstart)
 VERBOSE := $(if $(V),-v)
-DRY := $(if $(DRY_RUN),--dry-run)
 
 .DEFAULT_GOAL := run
-.PHONY: run help install install-dev menuconfig list-defconfigs savedefconfig oldconfig check test lint format types \
+.PHONY: run help install install-dev menuconfig nconfig list-defconfigs savedefconfig oldconfig lintconfig check \
+	test lint format types \
 	imports dependencies campaign bench constraints hooks wheel-test clean mrproper
 
 run: $(VENV)/.quickstart ## install if needed, prove the configured model, train it
 	@$(BIN)/torchstone check $(SETTINGS) $(VERBOSE)
-	@$(BIN)/torchstone train $(SETTINGS) --run-dir $(RUN_DIR) --resume auto $(VERBOSE) $(DRY)
+	@$(BIN)/torchstone train $(SETTINGS) --run-dir $(RUN_DIR) --resume auto $(VERBOSE)
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z%-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z% -]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Each stamp is remade when the packaging or the pins change. torch comes first and alone, so that nothing
 # after it can choose another one; TORCH=skip keeps a torch that the machine brings (Colab, clusters).
@@ -57,7 +58,7 @@ defconfig-%: $(VENV)/.quickstart ## write .config from defconfigs/NAME
 list-defconfigs: $(VENV)/.quickstart ## list the defconfigs
 	@$(BIN)/torchstone config list
 
-menuconfig: $(VENV)/.quickstart ## edit .config in a menu
+menuconfig nconfig: $(VENV)/.quickstart ## edit .config in a menu; / searches
 	@$(BIN)/torchstone config menu
 
 savedefconfig: $(VENV)/.quickstart ## write the differences from the defaults to ./defconfig
@@ -65,6 +66,9 @@ savedefconfig: $(VENV)/.quickstart ## write the differences from the defaults to
 
 oldconfig: $(VENV)/.quickstart ## bring .config up to this version
 	@$(BIN)/torchstone config oldconfig
+
+lintconfig: $(VENV)/.quickstart ## find the lines of .config and defconfigs/ that do not do what they say
+	@$(BIN)/torchstone config lint
 
 check: $(VENV)/.quickstart ## prove the configured model (tier 1)
 	@$(BIN)/torchstone check $(SETTINGS) $(VERBOSE)

@@ -125,6 +125,29 @@ def test_a_dry_run_loads_nothing_and_writes_nothing(torchstone: Typed, tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+def test_knobs_steer_the_job_and_flags_come_last(torchstone: Typed, tmp_path: Path) -> None:
+    knobs = 'CONFIG_CHECK_ONLY="batch-leak"\nCONFIG_CHECK_SEED=3\nCONFIG_MODEL_NUM_LAYERS="1"\n'
+    (tmp_path / ".config").write_text(knobs)
+    small = ["--set", "model.d_model=16", "--set", "check.budget_s=5"]
+    report = torchstone("check", "--config", ".config", *small, "--json").object
+    assert [each["id"] for each in report["checks"]] == ["batch-leak"] and report["seed"] == 3
+    assert report["model"]["parameters"] < 50_000  # zoo:gpt-nano with the sizes of the configuration
+    said = torchstone("check", "--config", ".config", "--only", "vocab-range", "--seed", 4, "--json", *small)
+    assert [each["id"] for each in said.object["checks"]] == ["vocab-range"] and said.object["seed"] == 4
+
+
+@pytest.mark.parametrize("wish", ["check.tiers=0", "check.tiers=6", "check.budget_s=0", "check.onyl=x"])
+def test_a_wrong_knob_is_refused_before_anything_is_loaded(torchstone: Typed, wish: str) -> None:
+    answer = torchstone("check", "zoo:gpt-nano", "--set", wish)
+    assert answer.code == 2 and "check." in answer.err
+
+
+def test_the_environment_asks_for_a_dry_run(torchstone: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRY_RUN", "1")
+    checks = torchstone("check", "zoo:gpt-nano", "--json").object["checks"]
+    assert {each["status"] for each in checks} == {"skip"}
+
+
 def test_the_report_of_a_check_is_kept_in_the_store(torchstone: Typed) -> None:
     torchstone("check", "zoo:gpt-nano", "--only", "eval-determinism", "--json")
     runs = torchstone("runs", "list", "--kind", "check", "--json").object["runs"]

@@ -10,24 +10,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from torchstone.checks.config import CheckConfig
+from torchstone.checks.config import SECTIONS
 from torchstone.config.knobs import Knob, knobs_of
 from torchstone.config.schema import Section, knob
 from torchstone.config.values import LARGEST, check, in_effect
-from torchstone.data.config import DataConfig
-from torchstone.nn.config import ModelConfig
-from torchstone.optim.config import OptimConfig
-from torchstone.tracking.config import TrackingConfig
-from torchstone.train.config import LoopConfig
 
-HOUSE: dict[str, type[Section]] = {
-    "model": ModelConfig,
-    "data": DataConfig,
-    "optim": OptimConfig,
-    "train": LoopConfig,
-    "tracking": TrackingConfig,
-    "check": CheckConfig,
-}
+HOUSE: dict[str, type[Section]] = SECTIONS
 
 
 class Attention(Section):
@@ -55,6 +43,7 @@ class Odd(Section):
     words: tuple[str, ...] | None = knob(None, help="Words.", depends_on="odd.narrow=4|5")
     text: str = knob('quote " and \\ and #', help="Text with everything.")
     remark: str = knob("", help="Changes nothing.", cosmetic=True)
+    helper: int = knob(0, help="Changes no result.", environment="HELPERS", changes_result=False)
 
 
 class Even(Section):

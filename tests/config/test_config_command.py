@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from config.config_trees import TREES
 
+from torchstone.checks.config import SECTIONS
 from torchstone.cli.main import run
 from torchstone.config.defconfigs import available, summary
 from torchstone.config.docs import json_schema, markdown
@@ -20,7 +19,7 @@ from torchstone.config.kconfig import Tree
 from torchstone.config.knobs import knobs_of, symbol_of
 from torchstone.config.lint import lint
 from torchstone.config.resolve import resolve
-from torchstone.train.config import SECTIONS
+from torchstone.train.config import SECTIONS as TRAINING
 
 ROOT = Path(__file__).parents[2]
 VERBS = ("list", "defconfig", "oldconfig", "save", "menu", "show", "diff", "lint")
@@ -29,7 +28,8 @@ VERBS = ("list", "defconfig", "oldconfig", "save", "menu", "show", "diff", "lint
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name in [each for each in os.environ if each.startswith("CONFIG_")]:
+    short = [each.environment for each in knobs_of(SECTIONS).values() if each.environment]
+    for name in [each for each in os.environ if each.startswith("CONFIG_") or each in short]:
         monkeypatch.delenv(name)
     return tmp_path
 
@@ -39,8 +39,8 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> 
     return capsys.readouterr().out
 
 
-def test_the_sections_of_the_tests_are_those_of_the_program() -> None:
-    assert {name: TREES["house"][name] for name in SECTIONS} == SECTIONS
+def test_a_training_job_obeys_sections_of_the_program() -> None:
+    assert {name: SECTIONS[name] for name in TRAINING} == TRAINING
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -168,43 +168,3 @@ def test_no_verb_imports_torch() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "[]"
-
-
-@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux drives the menu: apt-get install tmux")
-def test_the_real_menu_changes_a_switch(empty_folder: Path) -> None:
-    """Search a symbol, toggle it, save: what a person does, in a real terminal."""
-    tmux = ["tmux", "-L", f"torchstone-{os.getpid()}", "-f", os.devnull]
-    Path(".config").write_text("CONFIG_TRAIN_EPOCHS=3\n")
-    command = f"{sys.executable} -m torchstone config menu; echo left with $?; read -r _"
-    environment = {key: value for key, value in os.environ.items() if key != "TMUX"} | {"LC_ALL": "C.UTF-8"}
-
-    def do(*arguments: str) -> str:
-        return subprocess.run(
-            [*tmux, *arguments], capture_output=True, text=True, check=True, env=environment
-        ).stdout
-
-    def wait_for(text: str) -> None:
-        until = time.monotonic() + 30
-        while text not in (screen := do("capture-pane", "-p", "-t", "menu")):
-            assert time.monotonic() < until, screen
-
-    do("new-session", "-d", "-s", "menu", "-x", "120", "-y", "40", command)
-    try:
-        wait_for("torchstone")
-        do("send-keys", "-t", "menu", "/")
-        wait_for("Jump to symbol")
-        do("send-keys", "-t", "menu", "-l", "TRAIN_DETERMINISTIC")
-        wait_for("TRAIN_DETERMINISTIC(=n)")
-        do("send-keys", "-t", "menu", "Enter")
-        wait_for("[ ] deterministic")
-        do("send-keys", "-t", "menu", "y")
-        wait_for("[*] deterministic")
-        do("send-keys", "-t", "menu", "q")
-        wait_for("Save configuration?")
-        do("send-keys", "-t", "menu", "y")
-        wait_for("left with 0")
-    finally:
-        subprocess.run([*tmux, "kill-server"], check=False, env=environment)
-    made = resolve(SECTIONS, file=".config")
-    assert made.train.deterministic and made.train.epochs == 3
-    assert Path(".config.old").read_text() == "CONFIG_TRAIN_EPOCHS=3\n"

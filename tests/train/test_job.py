@@ -85,9 +85,9 @@ def test_same_seed_same_bits_and_other_seed_other_bits(job: Make, tmp_path: Path
 
 
 def test_dry_run_leaves_the_disk_as_it_was(job: Make, tmp_path: Path) -> None:
-    run(job(dry_run=True, run_dir=None))  # fills the caches
+    run(job({"train.dry_run": True}, run_dir=None))  # fills the caches
     before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
-    result = run(job(dry_run=True))
+    result = run(job({"train.dry_run": True}))
     assert result.status == "planned" and result.exit_code == 0
     plan = "\n".join(result.plan)
     for word in ("zoo:gpt-nano", "parameters", "causal-lm", "tokens", "6 (", "MiB", "cpu, fp32", "one"):
@@ -126,6 +126,16 @@ def test_max_time_is_no_other_configuration(job: Make) -> None:
     stopped = run(job({"train.max_time_s": 1e-6}))
     assert (stopped.status, stopped.exit_code) == ("interrupted", 75)
     assert run(job(resume="auto")).status == "completed"
+
+
+def test_resume_takes_what_changes_no_result(job: Make) -> None:
+    """A machine with fewer cores, or a run that shall keep more: the same run, the same bits."""
+    whole = run(job(run_dir=None))
+    stopped = run(job({"train.max_time_s": 1e-6}))
+    assert stopped.status == "interrupted" and stopped.steps < 6
+    resumed = run(job({"data.num_workers": 1, "train.keep_last": 5, "tracking.run_name": "n"}, resume="auto"))
+    assert (resumed.status, resumed.steps) == ("completed", 6)
+    assert weights(resumed.run_dir, 6) == weights(whole.run_dir, 6)
 
 
 def test_a_locked_run_is_refused_with_its_process(job: Make, tmp_path: Path) -> None:

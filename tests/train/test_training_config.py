@@ -53,6 +53,7 @@ def test_every_key_has_a_section_and_every_section_key_has_a_field() -> None:
         "data.tokenizer_vocab_size",
         "data.split_seed",
         "data.max_bytes",
+        "train.dry_run",
     }
     mechanisms = {key for key in keys if key.startswith(("model.attention.", "model.mlp."))}
     assert keys - named == reached_otherwise | mechanisms

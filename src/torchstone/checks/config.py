@@ -1,14 +1,19 @@
-"""Knobs of a check job."""
+"""Knobs of a check job, and the list of all sections that a configuration file may hold."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from torchstone.config.schema import Section, knob
+from torchstone.train.config import SECTIONS as TRAINING
 
 
 class CheckConfig(Section):
-    """`check.*`"""
+    """`check.*`: which checks run, and how long they may take."""
 
-    tiers: tuple[int, ...] = knob((1,), help="Tiers to run, 1 to 5.")
+    tiers: tuple[Annotated[int, Field(ge=1, le=5)], ...] = knob((1,), help="Tiers to run.")
     only: tuple[str, ...] = knob((), help="Run only these check ids.")
     skip: tuple[str, ...] = knob((), help="Leave these check ids out.")
     budget_s: float = knob(
@@ -18,3 +23,7 @@ class CheckConfig(Section):
         gt=0.0,
     )
     seed: int = knob(0, help="Seed of every probe.", ge=0)
+
+
+SECTIONS: dict[str, type[Section]] = {**TRAINING, "check": CheckConfig}
+"""A check reads the model's knobs too; a training job takes its part with `Resolved.select`."""

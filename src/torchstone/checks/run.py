@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchstone.adapt.load import LoadedModel
+    from torchstone.config.resolve import Resolved
     from torchstone.data.task import TaskSpec
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,25 @@ class CheckJob:
     trust: bool | None = None
     seed: int = 0
     device: str | None = None
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    """What replaces the target's own choices, by their names in `model.*`."""
+
+    @classmethod
+    def of(cls, settings: Resolved, *, trust: bool | None = None, device: str | None = None) -> CheckJob:
+        """The job that `model.*`, `data.task` and `check.*` describe."""
+        wishes = settings.check
+        return cls(
+            target=settings.model.target,
+            tiers=wishes.tiers,
+            only=wishes.only,
+            skip=wishes.skip,
+            task=None if settings.data.task == "auto" else settings.data.task,
+            budget_s=wishes.budget_s,
+            trust=trust,
+            seed=wishes.seed,
+            device=device,
+            sizes=settings.model.overrides(),
+        )
 
 
 def run(
@@ -126,7 +146,9 @@ def job(**arguments: Any) -> dict[str, Any]:
 def _run_here(config: CheckJob, progress: Progress | None) -> CheckReport:
     from torchstone.adapt.load import load
 
-    model = load(config.target, task=config.task, trust=config.trust, seed=config.seed)
+    model = load(
+        config.target, task=config.task, trust=config.trust, overrides=config.sizes, seed=config.seed
+    )
     return check(
         model,
         tiers=config.tiers,

@@ -14,7 +14,6 @@ from torchstone.cli.session import (
     Device,
     Json,
     Quiet,
-    Seed,
     Verbose,
     Yes,
     console,
@@ -35,20 +34,27 @@ Target = Annotated[
 
 def check(
     target: Target = None,
-    tier: Annotated[str, typer.Option("--tier", help="Tiers to run: 1,2 or all.")] = "1",
+    tier: Annotated[
+        str | None, typer.Option("--tier", help="Tiers to run: 1,2 or all; default: check.tiers, which is 1.")
+    ] = None,
     only: Annotated[str | None, typer.Option("--only", help="Run only these checks: ID,ID.")] = None,
     skip: Annotated[str | None, typer.Option("--skip", help="Leave these checks out: ID,ID.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="Read knobs from this file.")] = None,
     defconfig: Annotated[str | None, typer.Option("--defconfig", help="Read knobs from a defconfig.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one knob; may be repeated.")
+    ] = None,
     task: Annotated[str | None, typer.Option("--task", help="The task, where the guess is wrong.")] = None,
-    budget: Annotated[float, typer.Option("--budget", help="Rough seconds; chooses the probes.")] = 60.0,
+    budget: Annotated[
+        float | None, typer.Option("--budget", help="Rough seconds, 60 by default; chooses the probes.")
+    ] = None,
     trust: Annotated[
         bool | None, typer.Option("--trust/--untrusted", help="Run the model's code here, or only isolated.")
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a self-contained page.")] = None,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; load nothing.")] = False,
-    seed: Seed = 0,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of every probe.", min=0)] = None,
     device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -62,19 +68,25 @@ def check(
     Example:  torchstone check model.py:MyTransformer --only causal-leak,dead-parameters
     """
     start_logging(quiet, verbose)
+    if target is None and config is None and defconfig is None:
+        raise UsageError("which model?", next="torchstone check TARGET, for example zoo:gpt-nano")
+    from torchstone.cli.settings import read_settings
+
+    flags = {
+        "model.target": target,
+        "data.task": task,
+        "check.tiers": None if tier is None else _tiers(tier),
+        "check.only": None if only is None else split_commas(only),
+        "check.skip": None if skip is None else split_commas(skip),
+        "check.budget_s": budget,
+        "check.seed": seed,
+        "train.dry_run": True if dry_run else None,
+    }
+    settings = read_settings(config=config, defconfig=defconfig, assignments=set_ or [], flags=flags)
+    dry_run = settings.train.dry_run
     from torchstone.checks.run import CheckJob, run
 
-    job = CheckJob(
-        target=_target(target, config, defconfig),
-        tiers=_tiers(tier),
-        only=split_commas(only),
-        skip=split_commas(skip),
-        task=task,
-        budget_s=budget,
-        trust=trust,
-        seed=seed,
-        device=device,
-    )
+    job = CheckJob.of(settings, trust=trust, device=device)
     show = _Progress(quiet)
     with redirect_stdout(sys.stderr):  # what a model prints is not our result
         report = run(job, dry_run=dry_run, progress=show.line, tell=show.tell)
@@ -117,14 +129,3 @@ def _tiers(text: str) -> tuple[int, ...]:
     if not tiers or not set(tiers) <= {1, 2, 3, 4, 5}:
         raise UsageError(f"--tier {text!r} is not a list of tiers", next="--tier 1,2 or --tier all")
     return tiers
-
-
-def _target(target: str | None, config: Path | None, defconfig: str | None) -> str:
-    """The model that the command line names, else the one that the configuration names."""
-    if target:
-        return target
-    if config is None and defconfig is None:
-        raise UsageError("which model?", next="torchstone check TARGET, for example zoo:gpt-nano")
-    from torchstone.cli.settings import read_settings
-
-    return str(read_settings(config=config, defconfig=defconfig)["model"].target)

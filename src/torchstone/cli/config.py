@@ -58,6 +58,8 @@ def defconfig(
 
     settings = read_settings(defconfig=name, assignments=set_ or [])
     _write(file, _tree().text(settings.plain), settings, dry_run, as_json, quiet)
+    if settings.train.dry_run and not quiet:
+        print("its jobs will only say what they would do (train.dry_run)", file=sys.stderr)
 
 
 @app.command("oldconfig", epilog="Example:  torchstone config oldconfig")
@@ -225,7 +227,7 @@ def _print_lint(left: list[Mistake], repaired: list[Mistake], num_files: int, qu
 
 
 def _sections() -> dict[str, type[Section]]:
-    from torchstone.train.config import SECTIONS
+    from torchstone.checks.config import SECTIONS
 
     return dict(SECTIONS)
 

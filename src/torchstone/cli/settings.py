@@ -20,13 +20,17 @@ def read_settings(
     assignments: Iterable[str] = (),
     flags: Mapping[str, Any] | None = None,
 ) -> Resolved:
-    """Resolve every section; a flag that is None was not given."""
+    """Resolve every section (a job selects its own); a flag that is None was not given."""
+    from torchstone.checks.config import SECTIONS
     from torchstone.config.resolve import resolve
-    from torchstone.train.config import SECTIONS
 
     overrides = [assignment(each) for each in assignments]
-    overrides += [(key, str(value)) for key, value in (flags or {}).items() if value is not None]
+    overrides += [(key, _text(value)) for key, value in (flags or {}).items() if value is not None]
     return resolve(SECTIONS, defconfig=defconfig, file=config, overrides=overrides, environ=os.environ)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def assignment(text: str) -> tuple[str, str]:

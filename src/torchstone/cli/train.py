@@ -101,6 +101,7 @@ def train(
         "train.random_seed": seed,
         "train.strategy": strategy,
         "train.devices": devices,
+        "train.dry_run": True if dry_run else None,
     }
     if replay is not None:
         from torchstone.cli.proof_view import show_replay
@@ -110,20 +111,21 @@ def train(
     with as_rank(verbose=bool(verbose)) as rank, leave_at_once():
         from torchstone.cli.settings import read_settings
         from torchstone.cli.train_view import TrainView
+        from torchstone.train.config import SECTIONS
         from torchstone.train.devices import processes_to_launch
         from torchstone.train.launch import launch
         from torchstone.train.run import TrainJob, run
 
         settings = read_settings(config=config, defconfig=defconfig, assignments=set_ or [], flags=flags)
+        settings = settings.select(SECTIONS)
         processes = processes_to_launch(settings.train, device)
-        if processes > 1 and not dry_run and certify is None:
+        if processes > 1 and not settings.train.dry_run and certify is None:
             return launch(processes, context.obj, verbose=bool(verbose))
         view = TrainView(quiet=quiet or as_json, sample_tokens=sample)
         job = TrainJob(
             settings,
             run_dir=run_dir,
             resume=resume,
-            dry_run=dry_run,
             trust=trust,
             device=device,
             hooks=(view,),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torchstone.config.knobs import Knob, knobs_of
+from torchstone.config.menus import about
 from torchstone.config.schema import Section
 from torchstone.config.values import legal, write
 
@@ -18,6 +19,7 @@ A knob is set, from weak to strong, by its default, a defconfig, a file (`.confi
 environment (`CONFIG_TRAIN_BATCH_SIZE=8`) and the command line (`--set train.batch_size=8`). `none` stands
 for an absent value, lists are separated by commas, and `--set KEY=@default` gives a key its default back.
 A key that is unknown, out of range or without effect is an error that says where it was set.
+A run can be continued with another value of a key that changes no result; any other change starts a new run.
 
 In a `.config` strings and real numbers stand in double quotes, and so does a number that may be `none`;
 `torchstone config lint --fix` repairs what needs no decision.
@@ -39,8 +41,7 @@ def _row(knob: Knob) -> str:
     remarks = [knob.help]
     if knob.conditions:
         remarks.append(f"Only with {' and '.join(f'`{each}`' for each in knob.conditions)}.")
-    if knob.cosmetic:
-        remarks.append("Cosmetic.")
+    remarks += about(knob)
     default = write(knob, knob.default)
     cells = [f"`{knob.key}`", f"`{default}`" if default else "empty", legal(knob), " ".join(remarks)]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -65,6 +66,8 @@ def _object() -> dict[str, Any]:
 def _knob_schema(knob: Knob) -> dict[str, Any]:
     types = {"bool": "boolean", "int": "integer", "float": "number", "str": "string"}
     item: dict[str, Any] = {"type": types[knob.kind]}
+    if knob.kind == "bool":
+        item = {"enum": [True, False, "y", "n"]}
     if knob.choices:
         item["enum"] = list(knob.choices)
     bounds = {
@@ -83,6 +86,9 @@ def _knob_schema(knob: Knob) -> dict[str, Any]:
         "x-unit": knob.unit,
         "x-depends-on": " && ".join(map(str, knob.conditions)) or None,
         "x-symbol": knob.symbol,
+        "x-source": knob.source,
+        "x-environment": knob.environment,
+        "x-changes-result": None if knob.changes_result else False,
         "x-cosmetic": knob.cosmetic or None,
     }
     described = {"description": knob.help, "default": default}

@@ -6,6 +6,7 @@ silence or with a warning: here each is a mistake with file:line.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,8 +18,10 @@ from typing import Any
 from torchstone._errors import ConfigError, EnvironmentProblem, UsageError
 from torchstone.config.dotconfig import Line, Symbols, scan
 from torchstone.config.knobs import PREFIX, Knob, knobs_of, member_symbol
+from torchstone.config.layers import DEFAULT
 from torchstone.config.menus import kconfig_text
 from torchstone.config.mistakes import Mistake
+from torchstone.config.resolved import Value, without_effect
 from torchstone.config.schema import Section
 from torchstone.config.values import BadValue, in_effect, parse, write
 
@@ -60,6 +63,8 @@ class Tree:
         for line in found.lines:
             self._take(line, label, values, mistakes)
         mistakes += [each for line in found.lines if (each := _denied(line, label, values))]
+        if honoured:
+            mistakes += self._overridden(values, label)
         if not mistakes:
             mistakes += self._kconfig_mistakes(path, label, values if honoured else {})
         return Reading(values, sorted(mistakes, key=lambda each: each.line or 0))
@@ -102,10 +107,21 @@ class Tree:
                 )
             )
 
+    def _overridden(self, values: Mapping[str, tuple[Any, int]], label: str) -> list[Mistake]:
+        """Wishes that a dependency takes away. A full .config has a line for each default: those are none."""
+        every = {key: Value(knob.default, DEFAULT) for key, knob in self.knobs.items()}
+        every |= {key: Value(value, f"{label}:{line}") for key, (value, line) in values.items()}
+        return [
+            dataclasses.replace(mistake, line=line, next=f"delete the line, or set {_needs(self.knobs[key])}")
+            for key, (value, line) in values.items()
+            if value != self.knobs[key].default
+            for mistake in without_effect([(key, f"{label}:{line}")], self.knobs, every)
+        ]
+
     def _kconfig_mistakes(
         self, path: Path, label: str, expected: Mapping[str, tuple[Any, int]]
     ) -> list[Mistake]:
-        """kconfiglib's own warnings, and the values that it did not honour."""
+        """kconfiglib's own warnings, and values that it did not honour although nothing above objected."""
         self._kconf.warnings = []
         self._kconf.load_config(str(path))
         mistakes = [Mistake(what=warning, where=label) for warning in self._kconf.warnings]
@@ -115,20 +131,10 @@ class Tree:
                 self._set(self.knobs[key], value)
         for key, (value, number) in expected.items():
             knob = self.knobs[key]
-            # A full .config lists every visible symbol, so a line that says the default is no wish.
             if value != knob.default and self._result(knob) != value:
-                mistakes.append(self._ineffective(knob, value, f"{label}:{number}", number))
+                what = f"{knob.symbol} = {write(knob, value)} is not what Kconfig makes of it"
+                mistakes.append(Mistake(what=what, where=f"{label}:{number}", line=number))
         return mistakes
-
-    def _ineffective(self, knob: Knob, value: Any, where: str, number: int) -> Mistake:
-        conditions = " and ".join(map(str, knob.conditions))
-        return Mistake(
-            what=f"{knob.symbol} = {write(knob, value)} has no effect here",
-            where=where,
-            line=number,
-            why=f"{knob.key} needs {conditions}",
-            next=f"delete the line, or set {conditions}",
-        )
 
     def text(self, values: Mapping[str, Any]) -> str:
         """The full `.config` of a complete set of values."""
@@ -190,6 +196,10 @@ class Tree:
                 menuconfig.menuconfig(_load_tree(kconfig_text(self.knobs, self.sections)))
             after = path.read_text(encoding="utf-8")
         return None if after == before else after
+
+
+def _needs(knob: Knob) -> str:
+    return " and ".join(map(str, knob.conditions))
 
 
 def _denied(line: Line, label: str, values: Mapping[str, tuple[Any, int]]) -> Mistake | None:

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torchstone._registry import suggest
 from torchstone.config.schema import Section
@@ -47,6 +47,9 @@ class Knob:
     unit: str | None
     choices: tuple[str, ...]
     conditions: tuple[Condition, ...]
+    source: str | None
+    environment: str | None
+    changes_result: bool
     cosmetic: bool
     gt: float | None
     ge: float | None
@@ -69,6 +72,9 @@ def knobs_of(sections: Mapping[str, type[Section]]) -> dict[str, Knob]:
     for name, section in sections.items():
         _collect(name, section, table)
     symbols: dict[str, str] = {}
+    short = [each.environment for each in table.values() if each.environment]
+    if len(short) != len(set(short)):
+        raise ValueError(f"two knobs have the same short environment name: {sorted(short)}")
     for each in table.values():
         for symbol in (each.symbol, *(member_symbol(each, text) for text in each.alternatives)):
             if symbols.setdefault(symbol, each.key) != each.key or key_of(each.symbol) != each.key:
@@ -94,11 +100,11 @@ def _collect(prefix: str, section: type[Section], table: dict[str, Knob]) -> Non
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             _collect(key, field.annotation, table)
             continue
-        kind, many, optional = _read_type(key, field.annotation)
+        kind, many, optional, of_items = _read_type(key, field.annotation)
         extra: Any = field.json_schema_extra or {}
         bounds = {
             side: getattr(each, side)
-            for each in field.metadata
+            for each in (*field.metadata, *of_items)
             for side in ("gt", "ge", "lt", "le")
             if getattr(each, side, None) is not None
         }
@@ -112,6 +118,9 @@ def _collect(prefix: str, section: type[Section], table: dict[str, Knob]) -> Non
             unit=extra.get("unit"),
             choices=tuple(extra.get("choices", ())),
             conditions=_read_conditions(extra.get("depends_on")),
+            source=extra.get("source"),
+            environment=extra.get("environment"),
+            changes_result=not extra.get("same_result", False),
             cosmetic=bool(extra.get("cosmetic", False)),
             gt=bounds.get("gt"),
             ge=bounds.get("ge"),
@@ -120,8 +129,11 @@ def _collect(prefix: str, section: type[Section], table: dict[str, Knob]) -> Non
         )
 
 
-def _read_type(key: str, annotation: Any) -> tuple[Kind, bool, bool]:
-    """(kind, many, optional) of an annotation such as `int | None` or `tuple[str, ...]`."""
+def _read_type(key: str, annotation: Any) -> tuple[Kind, bool, bool, list[Any]]:
+    """(kind, many, optional, limits of the items) of an annotation such as `int | None` or `tuple[str, ...]`.
+
+    The range of a list's items is written `tuple[Annotated[int, Field(ge=1)], ...]`.
+    """
     kinds: dict[Any, Kind] = {bool: "bool", int: "int", float: "float", str: "str"}
     members = [annotation]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -131,10 +143,14 @@ def _read_type(key: str, annotation: Any) -> tuple[Kind, bool, bool]:
     if len(members) == 1:
         (member,) = members
         if member in kinds:
-            return kinds[member], False, optional
-        item = typing.get_args(member)
-        if typing.get_origin(member) is tuple and item[1:] == (...,) and item[0] in kinds:
-            return kinds[item[0]], True, optional
+            return kinds[member], False, optional, []
+        if typing.get_origin(member) is tuple and typing.get_args(member)[1:] == (...,):
+            item, limits = typing.get_args(member)[0], []
+            if typing.get_origin(item) is Annotated:
+                item, *fields = typing.get_args(item)
+                limits = [limit for each in fields for limit in each.metadata]
+            if item in kinds:
+                return kinds[item], True, optional, limits
     raise ValueError(f"{key}: a knob is bool, int, float, str, a tuple of one of them, or that | None")
 
 

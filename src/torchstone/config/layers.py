@@ -58,7 +58,11 @@ def from_file(
 def from_environment(
     environ: Mapping[str, str], knobs: Mapping[str, Knob], mistakes: list[Mistake]
 ) -> list[Assignment]:
-    """CONFIG_SECTION_KEY variables. CONFIG_SHELL and the like belong to other programs and are left alone."""
+    """CONFIG_SECTION_KEY variables, and the short names that some knobs have (`MAX_ITERS=5`).
+
+    CONFIG_SHELL and the like belong to other programs and are left alone. Two names of one knob that
+    contradict each other are a mistake.
+    """
     sections = {key.partition(".")[0] for key in knobs}
     found = []
     for name, text in environ.items():
@@ -72,7 +76,23 @@ def from_environment(
             mistakes.append(
                 Mistake(what=f"there is no knob {name}", where=source, why=hint, next=f"unset {name}")
             )
+    said = {each.key: each for each in found}
+    for knob in knobs.values():
+        for each in _from_short_name(knob, environ, mistakes):
+            if said.setdefault(knob.key, each).value != each.value:
+                why = f"{said[knob.key].source} says {write(knob, said[knob.key].value)}"
+                mistakes.append(
+                    Mistake(what=f"two values for {knob.key}", where=each.source, why=why, next="keep one")
+                )
+            found.append(each)
     return found
+
+
+def _from_short_name(knob: Knob, environ: Mapping[str, str], mistakes: list[Mistake]) -> Iterator[Assignment]:
+    text = environ.get(knob.environment or "", "")
+    # An empty variable is none (`make DRY_RUN=`); one with % is GNU time's format, which lies in TIME too.
+    if text and "%" not in text:
+        yield from _from_text(knob, text, f"environment {knob.environment}", mistakes)
 
 
 def from_overrides(

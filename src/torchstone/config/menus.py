@@ -95,9 +95,20 @@ def _short(knob: Knob) -> str:
 
 def _help(knob: Knob) -> list[str]:
     facts = [knob.help, f"{knob.key}: {legal(knob)}.", f"Default: {write(knob, knob.default) or 'empty'}."]
-    if knob.cosmetic:
-        facts.append("Cosmetic: it changes no result.")
+    facts += about(knob)
     return ["\thelp", *(f"\t  {fact}" for fact in facts)]
+
+
+def about(knob: Knob) -> list[str]:
+    """What else is to be said of a knob: where it comes from, its short variable, what it leaves alone."""
+    facts = [f"Source: {knob.source}."] if knob.source else []
+    if knob.environment:
+        facts.append(f"Also {knob.environment}= in the environment and of make.")
+    if knob.cosmetic:
+        facts.append("Cosmetic: it changes nothing but itself.")
+    elif not knob.changes_result:
+        facts.append("Changes no result.")
+    return facts
 
 
 def _prompt(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from torchstone._errors import ConfigError
-from torchstone.config.knobs import Knob, knobs_of, suggest_key
+from torchstone.config.knobs import PREFIX, Knob, key_of, knobs_of, suggest_key, suggest_symbol
 from torchstone.config.layers import BACK_TO_DEFAULT, DEFAULT, unknown_key
 from torchstone.config.mistakes import Mistake, raise_all
 from torchstone.config.schema import Section
@@ -30,16 +30,22 @@ class Value:
 
 @dataclass(frozen=True)
 class Difference:
-    """One key in which two configurations differ; `cosmetic` ones change no result."""
+    """One key in which two configurations differ."""
 
     key: str
     left: Value | None
     right: Value | None
     cosmetic: bool = False
+    """The key changes nothing observable."""
+    changes_result: bool = True
+    """The key changes what is computed; such a key is part of the hash."""
 
 
 class Resolved:
-    """`resolved.train.batch_size`, `resolved["train"]`, `resolved.values()["train.batch_size"].source`."""
+    """`resolved.train.batch_size`, `resolved["train"]`, `resolved.values()["train.batch_size"].source`.
+
+    Scripts of the kernel's manner may say `resolved.TRAIN_BATCH_SIZE`, with or without `CONFIG_`.
+    """
 
     def __init__(self, built: Mapping[str, Section], values: Mapping[str, Value]) -> None:
         """For `of_values`, which checks and builds; call that."""
@@ -82,6 +88,11 @@ class Resolved:
         # Underscored names are not sections; asking for them here would recurse while unpickling.
         if not section.startswith("_") and section in self._sections:
             return self._sections[section]
+        if section.isupper() and not section.startswith("_"):
+            if key_of(section) in self._values:
+                return self._values[key_of(section)].value
+            hint = suggest_symbol(PREFIX + section.removeprefix(PREFIX), self._values)
+            raise AttributeError(f"there is no symbol {section}" + (f"; {hint}" if hint else ""))
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {section!r}")
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -121,9 +132,9 @@ class Resolved:
 
     @property
     def hash(self) -> str:
-        """sha256 of the values; sources and cosmetic keys do not count."""
+        """sha256 of the values that change a result; sources and other keys do not count."""
         knobs = knobs_of(self.sections)
-        counted = {key: value for key, value in self.plain.items() if not knobs[key].cosmetic}
+        counted = {key: value for key, value in self.plain.items() if knobs[key].changes_result}
         canonical = json.dumps(counted, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -196,7 +207,7 @@ def differences(left: Resolved, right: Resolved, *, cosmetic: bool = True) -> li
     for key, knob in knobs.items():
         a, b = left.values().get(key), right.values().get(key)
         if (a and a.value) != (b and b.value) or (a is None) != (b is None):
-            found.append(Difference(key, a, b, knob.cosmetic))
+            found.append(Difference(key, a, b, knob.cosmetic, knob.changes_result))
     return [each for each in found if cosmetic or not each.cosmetic]
 
 

@@ -41,18 +41,28 @@ def knob(
     ge: float | None = None,
     lt: float | None = None,
     le: float | None = None,
+    source: str | None = None,
+    environment: str | None = None,
+    changes_result: bool = True,
     cosmetic: bool = False,
 ) -> Any:
     """A field with its `help` (one sentence), `unit`, range, and the condition it `depends_on`.
 
     `depends_on` is `"section.key=value"`, `"section.key=one|other"` or `"section.key!=value"`; several are
-    joined by ` && `. `choices` lists the legal strings. `cosmetic` marks the rare key that changes
-    nothing observable.
+    joined by ` && `. `choices` lists the legal strings. `source` is the paper or code that a knob
+    follows. `environment` is a second, short name of its variable (`MAX_ITERS`) beside CONFIG_SECTION_KEY.
+
+    `changes_result=False` marks what may change when a run is continued: when it stops, what it keeps,
+    what helps it, but no bit of what it computes (several devices: the order of a sum). Such a key is no
+    part of the configuration's hash. `cosmetic` marks the rare key that changes nothing observable at all.
     """
     extra: dict[str, Any] = {
         "unit": unit,
         "choices": list(choices) if choices else None,
         "depends_on": depends_on,
+        "source": source,
+        "environment": environment,
+        "same_result": not changes_result or cosmetic,
         "cosmetic": cosmetic,
     }
     return Field(

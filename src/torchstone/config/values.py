@@ -127,6 +127,8 @@ def _whole_number_hint(text: str) -> str:
 def _check_one(knob: Knob, value: Any) -> bool | int | float | str:
     if knob.kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if knob.kind == "bool" and isinstance(value, str) and value in ("y", "n"):
+        value = value == "y"
     kinds: dict[str, type[Any]] = {"bool": bool, "int": int, "float": float, "str": str}
     # bool is an int to Python, not to a reader of the configuration.
     if not isinstance(value, kinds[knob.kind]) or (isinstance(value, bool) and knob.kind != "bool"):

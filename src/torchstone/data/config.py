@@ -6,7 +6,7 @@ from torchstone.config.schema import Section, knob
 
 
 class DataConfig(Section):
-    """`data.*`"""
+    """`data.*`: source, tokenizer, split, batches."""
 
     source: str = knob(
         "builtin:stdlib",
@@ -57,7 +57,11 @@ class DataConfig(Section):
         False, help="Put examples of similar length into one batch: less padding, another order."
     )
     num_workers: int = knob(
-        0, help="Processes that make batches beside the training; 0: none.", unit="processes", ge=0
+        0,
+        help="Processes that make batches beside the training; 0: none.",
+        unit="processes",
+        ge=0,
+        changes_result=False,
     )
     max_train_samples: int | None = knob(
         None, help="Use at most this many training examples.", unit="examples", ge=1

@@ -6,7 +6,7 @@ from torchstone.config.schema import Section, knob
 
 
 class OptimConfig(Section):
-    """`optim.*`"""
+    """`optim.*`: optimizer and learning rate."""
 
     name: str = knob("adamw", help="Optimizer, by its name in the registry.", choices=("adamw",))
     learning_rate: float = knob(5e-5, help="Peak learning rate.", gt=0.0)
@@ -20,6 +20,7 @@ class OptimConfig(Section):
         "cosine",
         help="Learning rate over optimizer steps, after the warm-up.",
         choices=("cosine", "linear", "constant", "wsd", "inverse-sqrt"),
+        source="cosine: arXiv:1608.03983; wsd: arXiv:2404.06395; inverse-sqrt: arXiv:1706.03762",
     )
     warmup_ratio: float = knob(
         0.1, help="Share of all optimizer steps spent warming up.", unit="fraction", ge=0.0, le=1.0

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from torchstone._errors import ConfigError, UsageError
 from torchstone._registry import suggest
+from torchstone.checks.config import SECTIONS as EVERY_SECTION
 from torchstone.config.knobs import knobs_of
 from torchstone.config.layers import BACK_TO_DEFAULT
 from torchstone.config.mistakes import Mistake, raise_all
@@ -94,8 +95,8 @@ def base_of(
         raise ConfigError(
             f"{SEED} is the seed of a cell", next="torchstone study --seeds 1,2, or [study] seeds"
         )
-    found = resolve(SECTIONS, defconfig=defconfig, file=file, overrides=overrides, environ=environ)
-    return found.with_values(study.set, study.places)
+    found = resolve(EVERY_SECTION, defconfig=defconfig, file=file, overrides=overrides, environ=environ)
+    return found.select(SECTIONS).with_values(study.set, study.places)
 
 
 def _base_file(study: Study) -> tuple[str | None, Path | None]:

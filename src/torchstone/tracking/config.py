@@ -6,9 +6,11 @@ from torchstone.config.schema import Section, knob
 
 
 class TrackingConfig(Section):
-    """`tracking.*`"""
+    """`tracking.*`: name, rows in the store, dashboard."""
 
-    run_name: str | None = knob(None, help="Name of the run; None takes it from the model.")
+    run_name: str | None = knob(
+        None, help="Name of the run; None takes it from the model.", changes_result=False
+    )
     log_every: int = knob(
         1, help="Store metrics every so many optimizer steps.", unit="optimizer steps", ge=1
     )
@@ -18,8 +20,10 @@ class TrackingConfig(Section):
         unit="optimizer steps",
         ge=1,
     )
-    dashboard: bool = knob(True, help="Draw the dashboard when a run ends.")
+    dashboard: bool = knob(True, help="Draw the dashboard when a run ends.", changes_result=False)
     tags: tuple[str, ...] = knob(
-        (), help="Words by which the run is found again, such as the arm of a comparison.", cosmetic=True
+        (),
+        help="Words by which the run is found again, such as the arm of a comparison.",
+        changes_result=False,
     )
     notes: str = knob("", help="Free text kept with the run.", cosmetic=True)

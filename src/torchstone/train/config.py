@@ -18,20 +18,36 @@ __all__ = ["SECTIONS", "LoopConfig", "TrainingConfig"]
 
 
 class LoopConfig(Section):
-    """`train.*`"""
+    """`train.*`: batch, length, precision, devices, checkpoints."""
 
     batch_size: int = knob(4, help="Examples per micro-step, over all processes.", unit="examples", ge=1)
     gradient_accumulation_steps: int = knob(
         1, help="Micro-steps per optimizer step.", unit="micro-steps", ge=1
     )
     epochs: int = knob(
-        10, help="Passes over the training data, unless max_steps ends the run first.", unit="epochs", ge=1
+        10,
+        help="Passes over the training data, unless max_steps ends the run first.",
+        unit="epochs",
+        ge=1,
+        environment="EPOCHS",
     )
     max_steps: int | None = knob(
-        None, help="Stop after this many optimizer steps.", unit="optimizer steps", ge=1
+        None,
+        help="Stop after this many optimizer steps.",
+        unit="optimizer steps",
+        ge=1,
+        environment="MAX_ITERS",
     )
     max_time_s: float | None = knob(
-        None, help="Stop with the state saved after this long.", unit="seconds", gt=0.0
+        None,
+        help="Stop with the state saved after this long.",
+        unit="seconds",
+        gt=0.0,
+        environment="TIME",
+        changes_result=False,
+    )
+    dry_run: bool = knob(
+        False, help="Say what would be trained; spend nothing.", environment="DRY_RUN", changes_result=False
     )
     precision: str = knob(
         "fp32",
@@ -64,6 +80,7 @@ class LoopConfig(Section):
         help="Average the weights with this decay per step; averages are validated and saved at the end.",
         gt=0.0,
         lt=1.0,
+        source="Polyak and Juditsky 1992, SIAM J. Control Optim. 30(4)",
     )
     on_nonfinite: str = knob(
         "stop",
@@ -85,7 +102,10 @@ class LoopConfig(Section):
         ge=0,
     )
     lora_rank: int = knob(
-        0, help="Train low-rank adapters of this rank instead of the weights (extra [peft]); 0: all.", ge=0
+        0,
+        help="Train low-rank adapters of this rank instead of the weights (extra [peft]); 0: all.",
+        ge=0,
+        source="Hu et al. 2021, arXiv:2106.09685",
     )
     lora_alpha: float = knob(
         16.0, help="Adapters are scaled by lora_alpha / lora_rank.", gt=0.0, depends_on="train.lora_rank!=0"
@@ -102,14 +122,18 @@ class LoopConfig(Section):
         "auto",
         help="How devices share the work: ddp copies the model, fsdp splits it; auto: ddp if several.",
         choices=("auto", "ddp", "fsdp"),
+        changes_result=False,
     )
     devices: int | None = knob(
         None,
         help="Processes per machine, one per GPU or CPU core; None: one, or all GPUs with ddp and fsdp.",
         unit="processes",
         ge=1,
+        changes_result=False,
     )
-    num_nodes: int = knob(1, help="Machines; torchrun or SLURM starts the processes on them.", ge=1)
+    num_nodes: int = knob(
+        1, help="Machines; torchrun or SLURM starts the processes on them.", ge=1, changes_result=False
+    )
     random_seed: int = knob(42, help="Seed of initialisation, order and dropout.", ge=0)
     deterministic: bool = knob(False, help="Refuse operations without a deterministic form.")
     eval_every: int | None = knob(
@@ -127,13 +151,20 @@ class LoopConfig(Section):
     checkpoint_every_epochs: int = knob(
         1, help="Epochs between saves where checkpoint_every is None.", unit="epochs", ge=1
     )
-    keep_last: int = knob(2, help="Newest checkpoints kept beside the best.", unit="checkpoints", ge=1)
+    keep_last: int = knob(
+        2, help="Newest checkpoints kept beside the best.", unit="checkpoints", ge=1, changes_result=False
+    )
     keep_best: int = knob(
-        1, help="Checkpoints of lowest validation loss kept beside the newest.", unit="checkpoints", ge=1
+        1,
+        help="Checkpoints of lowest validation loss kept beside the newest.",
+        unit="checkpoints",
+        ge=1,
+        changes_result=False,
     )
     async_save: bool | None = knob(
         None,
         help="Write checkpoints beside the training, from a copy of the state; None: where that pays.",
+        changes_result=False,
     )
     early_stopping_patience: int | None = knob(
         None, help="Stop after this many validations without improvement.", unit="validations", ge=1

@@ -25,19 +25,6 @@ from torchstone.train.config import SECTIONS
 from torchstone.train.result import TrainResult
 
 REPORT = "report.json"
-NEUTRAL = (
-    "train.max_time_s",
-    "train.keep_last",
-    "train.keep_best",
-    "train.async_save",
-    "train.strategy",
-    "train.devices",
-    "train.num_nodes",
-    "tracking.run_name",
-    "tracking.dashboard",
-)
-"""Keys that change when a run stops, what it is called or shown as, but nothing of what it computes
-(several devices: nothing but the order of a sum)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +107,7 @@ def _require_same_config(folder: Path, config: Resolved) -> None:
     if not (folder / "config.json").is_file():
         return  # killed before it had begun
     before = Resolved.from_json(SECTIONS, RunFolder.open(folder).read_config())
-    changed = [each for each in differences(before, config, cosmetic=False) if each.key not in NEUTRAL]
+    changed = [each for each in differences(before, config) if each.changes_result]
     if not changed:
         return
     lines = [

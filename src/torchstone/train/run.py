@@ -35,7 +35,6 @@ class TrainJob:
     """Folder of this run; None makes a new one under runs/."""
     resume: str = "never"
     """never, auto, or a checkpoint."""
-    dry_run: bool = False
     trust: bool | None = None
     """Whether the model's code may run here; None trusts what is local."""
     device: str | None = None
@@ -55,7 +54,7 @@ def run(job: TrainJob) -> TrainResult:
 
     ranks, device = ALONE, None
     with leave_at_once():  # nothing is at stake yet
-        if not job.dry_run:
+        if not job.settings.train.dry_run:
             from torchstone.train.rank_group import meet
 
             ranks, device = meet(job.settings.train, job.device)
@@ -63,7 +62,7 @@ def run(job: TrainJob) -> TrainResult:
         if place.finished is not None:
             return place.finished
         subject = prepare(job, ranks, device)
-    if job.dry_run:
+    if job.settings.train.dry_run:
         return describe(subject, job, place)
     return fit(subject, job.settings, place, hooks=job.hooks)
 
@@ -226,6 +225,7 @@ def describe(subject: Subject, job: TrainJob, place: Place) -> TrainResult:
             f"device      {subject.device}, {loop.precision}",
             f"disk        {readable(size)} per checkpoint, up to {at_once} at once",
             f"run folder  {where}" + (" (continued)" if place.exists else ""),
+            f"dry run     nothing is written (train.dry_run, {job.settings.sources['train.dry_run']})",
         ],
         warnings=list(subject.notes),
     )

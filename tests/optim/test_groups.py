@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
 
-from torchstone._errors import ModelError, UsageError
+from torchstone._errors import ConfigError, ModelError, UsageError
 from torchstone.optim.config import OptimConfig
 from torchstone.optim.groups import parameter_groups, parameter_roles
 from torchstone.optim.registry import build_optimizer
+from torchstone.optim.structure import part_of
+from torchstone.train.step import Recipe, train_step
+from torchstone.train.update import Gradients, HostUpdate
 
 
 class Tied(nn.Module):
@@ -67,3 +72,73 @@ def test_unknown_optimizer_suggests() -> None:
     config = OptimConfig.model_construct(**{**OptimConfig().model_dump(), "name": "adamv"})
     with pytest.raises(UsageError, match="adamw"):
         build_optimizer(nn.Linear(2, 2), config)
+
+
+PARTS = {
+    "blocks.3.attention.qkv.weight": "attention",
+    "transformer.h.0.attn.c_proj.bias": "attention",
+    "layers.1.self_attn.q_proj.weight": "attention",
+    "blocks.0.mlp.up.weight": "mlp",
+    "model.layers.0.mlp.gate_proj.weight": "mlp",
+    "encoder.layers.0.feed_forward.0.weight": "mlp",
+    "blocks.0.attention.alpha": "coupling",
+    "blocks.0.mlp.reciprocal.weight": "coupling",
+    "lm_head.weight": "head",
+    "blocks.0.head.weight": "other",
+    "token_embedding.weight": "other",
+    "blocks.0.attention_norm.weight": "attention",
+}
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS.items())
+def test_parts_by_name(name: str, part: str) -> None:
+    assert part_of(name) == part
+
+
+class Parted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.Linear(4, 4)
+        self.mlp = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 2)
+
+
+def test_parts_learn_at_their_own_rate_through_the_schedule() -> None:
+    module = Parted()
+    optim = OptimConfig(name="sgd", momentum=0.0, rate_attention=1.0, rate_mlp=2.5, weight_decay=0.0)
+    optimizer = build_optimizer(module, optim)
+    before = {name: value.detach().clone() for name, value in module.named_parameters()}
+    recipe = Recipe(HostUpdate(Gradients(list(module.parameters()), None)), contextlib.nullcontext)
+    train_step([torch.ones(1, 4)], OfOnes(module), optimizer, 0.1, recipe)
+    moved = {name: float((before[name] - value.detach()).mean()) for name, value in module.named_parameters()}
+    assert moved["attention.weight"] == pytest.approx(0.1)
+    assert moved["mlp.weight"] == pytest.approx(0.25)
+    assert moved["head.weight"] == pytest.approx(0.1)
+
+
+class OfOnes:
+    """A loss whose gradient is one everywhere."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def count(self, batch: torch.Tensor) -> int:
+        return 1
+
+    def loss_sum(self, batch: torch.Tensor) -> torch.Tensor:
+        return sum(each.sum() for each in self.module.parameters())
+
+    def measure(self, batch: torch.Tensor, observe: object = None) -> dict[str, torch.Tensor]:
+        return {"loss": self.loss_sum(batch)}
+
+
+def test_coupling_decays_on_its_own() -> None:
+    module = Parted()
+    module.coupling = nn.Linear(4, 4, bias=False)
+    groups = parameter_groups(module, 0.01, decays={"coupling": 0.005})
+    assert {group["weight_decay"]: len(group["params"]) for group in groups} == {0.01: 3, 0.005: 1, 0.0: 3}
+
+
+def test_a_part_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="coupling"):
+        build_optimizer(Parted(), OptimConfig(rate_coupling=0.9))

@@ -7,35 +7,77 @@ embeddings moved to the side that does not decay.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from torch import nn
 
-from torchstone._errors import ModelError
+from torchstone._errors import ConfigError, ModelError
+from torchstone.optim.structure import Part, part_of
 
 Role = Literal["matrix", "embedding", "norm", "vector"]
 
+RATE = "lr_multiplier"
+"""Key of a group whose learning rate is so many times the schedule's. Absent: 1."""
+MATRIX = "matrix"
+"""Key of a group, where an optimizer treats hidden matrices in its own way: whether these are such."""
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups (decay, no decay) of the trainable parameters, each parameter once, in model order."""
+
+def parameter_groups(
+    module: nn.Module,
+    weight_decay: float,
+    *,
+    rates: Mapping[Part, float] | None = None,
+    decays: Mapping[Part, float] | None = None,
+    split_matrices: bool = False,
+) -> list[dict[str, Any]]:
+    """Groups of the trainable parameters, each parameter once, in model order: decayed ones first.
+
+    `rates`: multipliers of the learning rate by part of the model; `decays`: weight decay of the matrices of
+    a part, instead of `weight_decay`. `split_matrices` marks the groups of hidden matrices (`MATRIX`): 2-D,
+    no embedding, not the output layer. A part that the model does not have is a ConfigError.
+    """
+    rates, decays = dict(rates or {}), dict(decays or {})
     roles = parameter_roles(module)
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+    # Decay before no decay, as checkpoints have it.
+    groups: dict[tuple[bool, float, float, bool], list[nn.Parameter]] = {}
+    found: set[Part] = set()
     for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            (decayed if roles[name] == "matrix" else spared).append(parameter)
-    if not decayed and not spared:
+        if not parameter.requires_grad:
+            continue
+        part = part_of(name)
+        found.add(part)
+        is_matrix = roles[name] == "matrix"
+        hidden = split_matrices and is_matrix and parameter.ndim == 2 and part != "head"
+        decay = decays.get(part, weight_decay) if is_matrix else 0.0
+        groups.setdefault((not is_matrix, decay, rates.get(part, 1.0), hidden), []).append(parameter)
+    if not groups:
         raise ModelError(
             f"{type(module).__name__} has no trainable parameter",
             why="every parameter has requires_grad=False, or the model has none",
             next="call .requires_grad_(True) on what shall learn",
         )
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": spared, "weight_decay": 0.0},
+    _require_parts(module, {*rates, *decays} - found)
+    return [
+        {"params": parameters, "weight_decay": decay}
+        | ({RATE: rate} if rate != 1.0 else {})
+        | ({MATRIX: hidden} if split_matrices else {})
+        for (_, decay, rate, hidden), parameters in sorted(groups.items(), key=lambda each: each[0][0])
     ]
-    return [group for group in groups if group["params"]]
+
+
+def _require_parts(module: nn.Module, missing: set[Part]) -> None:
+    if missing:
+        raise ConfigError(
+            f"{type(module).__name__} has no parameters of its {' or '.join(sorted(missing))} to treat apart",
+            why="parts are recognised by the names of modules: attention, attn, mlp, ffn, coupling ...",
+            next="take the optim.*_" + ", optim.*_".join(sorted(missing)) + " keys out",
+        )
+
+
+def rate_of(group: Mapping[str, Any], learning_rate: float) -> float:
+    """The learning rate of a group, where the schedule says `learning_rate`."""
+    return learning_rate * float(group.get(RATE, 1.0))
 
 
 def parameter_roles(module: nn.Module) -> dict[str, Role]:

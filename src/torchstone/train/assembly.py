@@ -14,7 +14,7 @@ import torch
 from torchstone._errors import ConfigError
 from torchstone._seeds import preserved_rng
 from torchstone.config.resolve import Resolved
-from torchstone.optim.registry import build_optimizer
+from torchstone.optim.registry import OPTIMIZERS, build_optimizer
 from torchstone.optim.schedule import learning_rate_at
 from torchstone.tracking.checkpoint import Checkpoint
 from torchstone.tracking.run_folder import RunFolder
@@ -117,6 +117,8 @@ def update_of(
     """How gradients are applied on this device in this format."""
     trained = [parameter for parameter in subject.module.parameters() if parameter.requires_grad]
     gradients = spread.gradients(trained, config.optim.max_grad_norm)
+    if (prepare := getattr(optimizer, "prepare_gradients", None)) is not None:
+        gradients.preparations.append(prepare)
     if config.train.precision == "fp16":
         return ScaledUpdate(gradients, subject.device)
     if subject.device.type == "cuda" and DeviceUpdate.suits(optimizer):
@@ -227,6 +229,7 @@ def refuse_without_effect(config: Resolved, subject: Subject) -> None:
     require_usable(config.train.precision, subject.device)
     if subject.ranks.world > 1:
         refuse_apart(config.train)
+    refuse_split(config)
     if config.train.speed != "as-set" and (subject.device.type != "cpu" or subject.ranks.world > 1):
         raise ConfigError(
             "train.speed has no effect here",
@@ -239,6 +242,17 @@ def refuse_without_effect(config: Resolved, subject: Subject) -> None:
             f"train.loss_chunk has no effect on the task {subject.task.kind}",
             why="only the logits over a vocabulary are worth being cut",
             next="take the key out",
+        )
+
+
+def refuse_split(config: Resolved) -> None:
+    """An optimizer whose state FSDP cannot split."""
+    why_not = OPTIMIZERS.get(config.optim.name).no_fsdp
+    if config.train.strategy == "fsdp" and why_not is not None:
+        raise ConfigError(
+            f"optim.name = {config.optim.name} does not go with train.strategy = fsdp",
+            why=why_not,
+            next="--set train.strategy=ddp, or an optimizer of the Adam family or sgd",
         )
 
 

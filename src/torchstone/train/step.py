@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from torchstone.optim.groups import rate_of
 from torchstone.train.ranks import ALONE, Ranks
 from torchstone.train.update import Applied, Update
 
@@ -83,7 +84,7 @@ def train_step(
         sums.append(scores)
     sums = ranks.sums(sums)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = rate_of(group, learning_rate)
     applied = recipe.update.apply(optimizer, [each["loss"] for each in sums])
     recipe.update.gradients.clear()
     return StepOutcome(sums, targets, applied)

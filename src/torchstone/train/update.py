@@ -10,7 +10,7 @@ An update that is not finite changes nothing: neither weights nor the optimizer'
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,6 +62,12 @@ class Gradients:
     def __init__(self, parameters: Sequence[Tensor], max_norm: float | None) -> None:
         self.parameters = list(parameters)
         self.max_norm = max_norm
+        self.preparations: list[Callable[[], None]] = []
+        """Called in order when gradients are complete and have their true scale, before they are measured."""
+
+    def prepare(self) -> None:
+        for each in self.preparations:
+            each()
 
     def clear(self) -> None:
         """As `zero_grad`, without its bookkeeping, which costs more than a small step's update."""
@@ -105,6 +111,7 @@ class HostUpdate:
         return torch.full_like(loss_sum, 1.0 / max(targets, 1))
 
     def apply(self, optimizer: torch.optim.Optimizer, losses: Sequence[Tensor]) -> Applied:
+        self.gradients.prepare()
         gradients, norms, norm = self.gradients.measure()
         length = norm.item()
         if not math.isfinite(length) or not all(math.isfinite(each.item()) for each in losses):
@@ -139,6 +146,7 @@ class DeviceUpdate:
         return torch.full_like(loss_sum, 1.0 / max(targets, 1))
 
     def apply(self, optimizer: torch.optim.Optimizer, losses: Sequence[Tensor]) -> Applied:
+        self.gradients.prepare()
         gradients, norms, norm = self.gradients.measure()
         broken = ~torch.isfinite(torch.stack([norm.float(), *(each.float() for each in losses)])).all()
         self.bad = torch.maximum(self.bad, broken.float()) if self.sticky else broken.float()
@@ -173,6 +181,7 @@ class ScaledUpdate:
 
     def apply(self, optimizer: torch.optim.Optimizer, losses: Sequence[Tensor]) -> Applied:
         self.scaler.unscale_(optimizer)
+        self.gradients.prepare()
         gradients, norms, norm = self.gradients.measure()
         length = norm.item()
         sound = all(math.isfinite(each.item()) for each in losses)

@@ -1,0 +1,21 @@
+"""Gradient descent with momentum: torch's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from torchstone.optim.adamw import can_fuse
+from torchstone.optim.config import OptimConfig
+
+
+def sgd(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    """`torch.optim.SGD`, fused where every parameter allows it; weight decay is an L2 term."""
+    return torch.optim.SGD(
+        groups,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        fused=can_fuse(groups),
+    )

@@ -25,7 +25,10 @@ SIZES: dict[str, Any] = {
     "num_heads": 4,
 }
 # Values fit for the sizes above, the usual one first. Knobs that are not here take all that they are able to.
-VALUES: dict[str, tuple[Any, ...]] = {}
+VALUES: dict[str, tuple[Any, ...]] = {
+    "latent": (6,),
+    "window": (3, None, 0),
+}
 
 
 def cases(section: str, name: str) -> list[dict[str, Any]]:

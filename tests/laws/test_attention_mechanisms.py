@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from laws.mechanisms import L, V, cases, config_of, ids, label, tiny
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -175,7 +174,7 @@ def test_the_cache_holds_as_many_numbers_as_stated(case: dict[str, Any]) -> None
     for tokens in (3, 11, L):
         cache = model(ids(2, tokens), use_cache=True).past_key_values
         held = sum(tensor.numel() for block in cache for tensor in block) / 2
-        assert held == costs(model.config, tokens).cache_numbers_per_token * tokens
+        assert held == costs(model.config, tokens).cache_numbers
         assert all(block[0].shape[2] == tokens for block in cache)
         # A view of something larger would keep all of it.
         storages = {each.untyped_storage().data_ptr(): each for block in cache for each in block}
@@ -196,6 +195,13 @@ def test_a_cache_of_unequal_lengths_is_refused(name: str) -> None:
 
 # --- what it costs ------------------------------------------------------------------------------
 
+FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+def fused_flops(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    B, H, T, D = q
+    return 2 * B * H * T * k[2] * (D + v[3])
+
 
 @each_case
 def test_parameters_are_the_formula(case: dict[str, Any]) -> None:
@@ -208,10 +214,10 @@ def test_parameters_are_the_formula(case: dict[str, Any]) -> None:
 def test_flops_are_the_formula(case: dict[str, Any]) -> None:
     model = tiny(case)
     for tokens in (5, 19):
-        # The counter does not know the fused kernel of the CPU; written out, every product shows.
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        # torch's counter does not know the fused kernel of its own CPU.
+        with FlopCounterMode(display=False, custom_mapping={FUSED: fused_flops}) as counter:
             model(ids(1, tokens))
-        assert counter.get_total_flops() == costs(model.config, tokens).flops_per_token * tokens
+        assert counter.get_total_flops() == costs(model.config, tokens).flops
 
 
 class _Squares(TorchDispatchMode):

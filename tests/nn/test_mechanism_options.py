@@ -49,6 +49,22 @@ def test_a_model_that_is_not_ours_takes_none(
         load(nn.Linear(2, 2), overrides={"attention": {"name": "sdpa"}})
 
 
+def test_options_come_with_their_mechanism_only() -> None:
+    settings = resolve(SECTIONS, overrides=[("model.attention.name", "ra"), ("model.attention.alpha", "0.5")])
+    assert settings.model.overrides()["attention"] == {
+        "name": "ra",
+        "alpha": 0.5,
+        "learn_alpha": False,
+        "window": 64,
+    }
+    with pytest.raises(ConfigError, match=r"model\.attention\.alpha = 0.5 has no effect"):
+        resolve(SECTIONS, overrides=[("model.attention.alpha", "0.5")])
+    with pytest.raises(ConfigError, match=r"model\.attention\.latent = 5 has no effect"):
+        GPTConfig(attention=AttentionConfig(name="ra", latent=5))
+    with pytest.raises(ConfigError, match=r"even width.*5"):
+        GPTConfig(attention=AttentionConfig(name="mla", latent=5), positions="rope")
+
+
 def test_a_wrong_option_is_named() -> None:
     with pytest.raises(ConfigError, match=r"model\.attention\.name.*did you mean 'sdpa'"):
         load("zoo:gpt-nano", overrides={"attention": {"name": "sdpaa"}})

@@ -16,7 +16,37 @@ class AttentionConfig(Section):
     """`model.attention.*`"""
 
     name: str | None = knob(
-        None, help="Attention of the blocks; None: as the model has it.", choices=("sdpa",)
+        None,
+        help="Attention of the blocks; None: as the model has it.",
+        choices=("sdpa", "mla", "mla-ra", "ra"),
+    )
+    latent: int = knob(
+        128,
+        help="Width of the latents that keys and values come from.",
+        unit="channels",
+        ge=1,
+        depends_on="model.attention.name=mla|mla-ra",
+    )
+    maps: str = knob(
+        "per-head",
+        help="Whether each head has its own maps into and out of the latent, or all share one pair.",
+        choices=("per-head", "shared"),
+        depends_on="model.attention.name=mla|mla-ra",
+    )
+    alpha: float = knob(
+        0.3,
+        help="Weight of the score of a pair the other way round; with learn_alpha its initial value.",
+        depends_on="model.attention.name=ra|mla-ra",
+    )
+    learn_alpha: bool = knob(
+        False, help="Alpha is a parameter of each block.", depends_on="model.attention.name=ra|mla-ra"
+    )
+    window: int | None = knob(
+        64,
+        help="Places back over which the reciprocal term counts; None: all.",
+        unit="tokens",
+        ge=0,
+        depends_on="model.attention.name=ra|mla-ra",
     )
 
 

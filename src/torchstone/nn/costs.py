@@ -1,6 +1,6 @@
 """What a `GPT` of a given configuration costs, from its mechanisms' own formulas and without building it.
 
-    costs(GPTConfig(), tokens=1024)      # Costs(parameters=124439808, flops_per_token=..., ...)
+    costs(GPTConfig(), tokens=1024)      # Costs(tokens=1024, parameters=124439808, ...)
 
 The laws hold every number to the built model: parameters by counting, FLOPs by torch's counter, the cache by
 its tensors.
@@ -17,13 +17,22 @@ from torchstone.nn.gpt import GPTConfig
 class Costs:
     """Of one model, at one sequence length."""
 
+    tokens: int
     parameters: int
-    flops_per_token: float
-    """Forward pass: matrix products, two per multiply-add, causal scores as whole squares."""
-    cache_numbers_per_token: float
-    """Kept while decoding, over all blocks."""
+    flops: int
+    """Forward pass of one sequence: matrix products, two per multiply-add, causal scores as whole squares."""
+    cache_numbers: int
+    """Kept while decoding, over all blocks, after `tokens` tokens."""
     materialises: bool
     """A (B, H, T, T) tensor is built."""
+
+    @property
+    def flops_per_token(self) -> float:
+        return self.flops / self.tokens
+
+    @property
+    def cache_numbers_per_token(self) -> float:
+        return self.cache_numbers / self.tokens
 
 
 def costs(config: GPTConfig, tokens: int | None = None) -> Costs:
@@ -35,9 +44,10 @@ def costs(config: GPTConfig, tokens: int | None = None) -> Costs:
     flops += 2 * tokens * config.d_model * config.vocab_size
     cache = sum(attention.cache(config, each, tokens) + mlp.cache(config, each, tokens) for each in layers)
     return Costs(
+        tokens=tokens,
         parameters=_parameters(config),
-        flops_per_token=flops / tokens,
-        cache_numbers_per_token=cache / tokens,
+        flops=flops,
+        cache_numbers=cache,
         materialises=attention.materialises(config),
     )
 

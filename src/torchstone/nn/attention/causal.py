@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
-from torchstone.nn.attention.fused import attend, mean_weights
 from torchstone.nn.attention.heads import join_heads, require_heads, split_heads
 from torchstone.nn.attention.record import AttentionRecord
+from torchstone.nn.attention.scores import Scores, score_flops
 from torchstone.nn.naive import naive_causal
 from torchstone.nn.rotary import rotate
 
@@ -50,29 +50,33 @@ class CausalSelfAttention(nn.Module):
         if past is not None:
             k = torch.cat([past[0], k], dim=2)
             v = torch.cat([past[1], v], dim=2)
-        mixed = attend(q, k, v, context, dropout=self.dropout if self.training else 0.0)
+        scores = Scores(q, k, self.head_width**-0.5)
+        mixed = scores.attend(v, context, dropout=self.dropout if self.training else 0.0)
         return Attended(
             out=self.residual_dropout(self.out(join_heads(mixed, sent))),
             cache=(k, v) if context.keep_cache else (),
-            weights=mean_weights(q, k, context) if context.keep_weights else None,
+            weights=scores.mean_weights(context) if context.keep_weights else None,
         )
 
 
-def _parameters(config: GPTConfig, layer: int) -> int:
+def causal_parameters(config: GPTConfig, layer: int) -> int:
     return 4 * config.d_model**2 + 4 * config.d_model
 
 
 def _flops(config: GPTConfig, layer: int, tokens: int) -> int:
-    return 8 * tokens * config.d_model**2 + 4 * tokens**2 * config.d_model
+    width = config.d_model // config.num_heads
+    return 8 * tokens * config.d_model**2 + score_flops(tokens, width, width, config.num_heads)
 
 
-RECORD = AttentionRecord(
-    name="sdpa",
-    summary="multi-head attention on torch's fused kernel",
-    source="Vaswani et al. 2017, arXiv:1706.03762",
-    make=lambda config, layer: CausalSelfAttention(config.d_model, config.num_heads, config.dropout),
-    naive=naive_causal,
-    parameters=_parameters,
-    flops=_flops,
-    cache=lambda config, layer, tokens: 2 * config.d_model * tokens,
+RECORDS = (
+    AttentionRecord(
+        name="sdpa",
+        summary="multi-head attention on torch's fused kernel",
+        source="Vaswani et al. 2017, arXiv:1706.03762",
+        make=lambda config, layer: CausalSelfAttention(config.d_model, config.num_heads, config.dropout),
+        naive=naive_causal,
+        parameters=causal_parameters,
+        flops=_flops,
+        cache=lambda config, layer, tokens: 2 * config.d_model * tokens,
+    ),
 )

@@ -33,7 +33,12 @@ def attend(
     # The CPU kernel accepts unequal lengths and returns garbage.
     assert k.shape[2] == v.shape[2], (k.shape, v.shape)
     assert q.shape[3] == k.shape[3], (q.shape, k.shape)
-    return F.scaled_dot_product_attention(
+    D, E = q.shape[3], v.shape[3]
+    scale = D**-0.5 if scale is None else scale
+    if D != E and q.device.type == "cpu":
+        # Its kernel wants one width; without it, the weights would be written out.
+        q, k, v = (F.pad(each, (0, max(D, E) - each.shape[3])) for each in (q, k, v))
+    mixed = F.scaled_dot_product_attention(
         q,
         k,
         v,
@@ -42,26 +47,7 @@ def attend(
         is_causal=context.is_causal and context.mask is None,
         scale=scale,
     )
-
-
-@torch.no_grad()
-def mean_weights(
-    q: Float[Tensor, "B H T D"],
-    k: Float[Tensor, "B H S D"],
-    context: AttentionContext,
-    *,
-    scale: float | None = None,
-) -> Float[Tensor, "B T S"]:
-    """Mean over the heads of the attention weights, without gradient, some rows at a time."""
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    mask = visible(q.shape[2], k.shape[2], context, q.device)
-    parts = []
-    for start in range(0, q.shape[2], ROWS):
-        rows = slice(start, start + ROWS)
-        scores = scale * q[:, :, rows] @ k.transpose(-1, -2)
-        scores = scores.masked_fill(~mask[:, :, rows], float("-inf"))
-        parts.append(scores.softmax(dim=-1).mean(dim=1))
-    return torch.cat(parts, dim=1)
+    return mixed[..., :E]
 
 
 def visible(

@@ -1,17 +1,18 @@
 """Every attention mechanism by name.
 
-A new one is one file beside this one with its module, its twin (or the twin in `naive.py`) and its `RECORD`;
-the record's name in the list below; its knobs in `nn/config.py`, where `model.attention.name` names it too.
+A new one is one file beside this one with its module, its twin (or the twin in `naive.py`) and its `RECORDS`;
+the file's name in the list below; its knobs in `nn/config.py`, where `model.attention.name` names it too.
 `tests/laws/test_attention_mechanisms.py` then holds it to the laws, for each value of its knobs.
 """
 
 from __future__ import annotations
 
 from torchstone._registry import Registry
-from torchstone.nn.attention import causal
+from torchstone.nn.attention import causal, mla, ra
 from torchstone.nn.attention.record import AttentionRecord
 
 ATTENTIONS: Registry[AttentionRecord] = Registry("attention mechanism")
 
-for _record in (causal.RECORD,):
-    ATTENTIONS.add(_record)
+for _file in (causal, mla, ra):
+    for _record in _file.RECORDS:
+        ATTENTIONS.add(_record)

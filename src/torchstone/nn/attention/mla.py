@@ -1,0 +1,148 @@
+"""Multi-head latent attention: keys and values of all heads come from two narrow latents, which are cached.
+
+After DeepSeek-AI 2024 (arXiv:2405.04434), in the form of the RATIO study: c_K = x W_dk and c_V = x W_dv are
+shared by the heads; a map U_h of each head (or one for all) carries its queries into the latent, a map P_h
+carries what it mixed out of it. Carrying the query in and the mixture out is the same product as carrying
+keys and values out, and lets the fused kernel work on the latents themselves. Rotary positions turn query and
+key in the latent. With reciprocity, a score also has that of the pair the other way round (`reciprocity.py`).
+
+L is the width of a latent.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
+from torchstone.nn.attention.heads import join_heads, require_heads, split_heads
+from torchstone.nn.attention.naive import naive_latent
+from torchstone.nn.attention.reciprocity import Reciprocity, make_reciprocity
+from torchstone.nn.attention.record import AttentionRecord
+from torchstone.nn.attention.scores import Scores, score_flops
+from torchstone.nn.rotary import rotate
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from torchstone.nn.gpt import GPTConfig
+
+
+class LatentAttention(nn.Module):
+    """`reciprocity` None: plain MLA."""
+
+    def __init__(self, config: GPTConfig, reciprocity: Reciprocity | None = None) -> None:
+        super().__init__()
+        require_heads(config.d_model, config.num_heads)
+        options = config.attention
+        self.num_heads = config.num_heads
+        self.head_width = config.d_model // config.num_heads
+        self.dropout = config.dropout
+        num_maps = config.num_heads if options.maps == "per-head" else 1
+        self.query = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.key_down = nn.Linear(config.d_model, options.latent, bias=False)
+        self.value_down = nn.Linear(config.d_model, options.latent, bias=False)
+        self.into_latent = nn.Parameter(torch.empty(num_maps, self.head_width, options.latent))
+        self.out_of_latent = nn.Parameter(torch.empty(num_maps, options.latent, self.head_width))
+        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.residual_dropout = nn.Dropout(config.dropout)
+        self.reciprocity = reciprocity
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Xavier-uniform maps, of gain 1/sqrt(2) into the latent and 1/sqrt(L) out of it."""
+        for head in range(len(self.into_latent)):
+            nn.init.xavier_uniform_(self.into_latent[head], gain=2**-0.5)
+            nn.init.xavier_uniform_(self.out_of_latent[head], gain=self.out_of_latent.shape[1] ** -0.5)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T C"],
+        context: AttentionContext,
+        sent: Handoff,
+        past: Cache | None = None,
+    ) -> Attended:
+        latent = self.key_down(x) if sent.latent is None else self.key_down(x) + sent.latent
+        q = split_heads(self.query(x), self.num_heads) @ self.into_latent
+        k, v = latent[:, None], self.value_down(x)[:, None]
+        if context.rotary is not None:
+            q, k = rotate(q, context.rotary), rotate(k, context.rotary)
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        scale = k.shape[-1] ** -0.5
+        if self.reciprocity is None:
+            scores, kept = Scores(q, k.expand(-1, self.num_heads, -1, -1), scale), ()
+        else:
+            scores, kept = self.reciprocity(
+                q, k.expand(-1, self.num_heads, -1, -1), scale, None if past is None else past[2]
+            )
+        mixed = scores.attend(
+            v.expand(-1, self.num_heads, -1, -1), context, dropout=self.dropout if self.training else 0.0
+        )
+        return Attended(
+            out=self.residual_dropout(self.out(join_heads(mixed @ self.out_of_latent, sent))),
+            cache=(k, v, *kept) if context.keep_cache else (),
+            latent=latent,
+            weights=scores.mean_weights(context) if context.keep_weights else None,
+        )
+
+
+def latent_parameters(config: GPTConfig, layer: int) -> int:
+    C, L = config.d_model, config.attention.latent
+    maps = 2 * C * L if config.attention.maps == "per-head" else 2 * C // config.num_heads * L
+    return 2 * C**2 + 2 * C * L + maps
+
+
+def latent_flops(config: GPTConfig, layer: int, tokens: int) -> int:
+    """All but the scores and the mixing: every map is used by every token, shared or not."""
+    C, L = config.d_model, config.attention.latent
+    return 2 * tokens * (2 * C**2 + 4 * C * L)
+
+
+def _flops(config: GPTConfig, layer: int, tokens: int) -> int:
+    L = config.attention.latent
+    return latent_flops(config, layer, tokens) + score_flops(tokens, L, L, config.num_heads)
+
+
+def _reciprocal_flops(config: GPTConfig, layer: int, tokens: int) -> int:
+    L, options = config.attention.latent, config.attention
+    return latent_flops(config, layer, tokens) + score_flops(
+        tokens, 2 * L, L, config.num_heads, options.window
+    )
+
+
+def _reciprocal_cache(config: GPTConfig, layer: int, tokens: int) -> int:
+    options = config.attention
+    kept = tokens if options.window is None else min(tokens, options.window)
+    return 2 * options.latent * tokens + config.num_heads * options.latent * kept
+
+
+_SOURCE = "after arXiv:2405.04434, in the form of mcgrof/AdamWPrune: gpt2/ra_mla_gpt2.py (2025)"
+RECORDS = (
+    AttentionRecord(
+        name="mla",
+        summary="keys and values from narrow latents, which are cached instead",
+        source=_SOURCE,
+        make=lambda config, layer: LatentAttention(config),
+        naive=naive_latent,
+        parameters=latent_parameters,
+        flops=_flops,
+        cache=lambda config, layer, tokens: 2 * config.attention.latent * tokens,
+        rotary_width=lambda config: config.attention.latent,
+        latent_width=lambda config: config.attention.latent,
+    ),
+    AttentionRecord(
+        name="mla-ra",
+        summary="mla whose scores have a reciprocal term in a causal band",
+        source=_SOURCE + ", as it was meant",
+        make=lambda config, layer: LatentAttention(config, make_reciprocity(config)),
+        naive=naive_latent,
+        parameters=lambda config, layer: latent_parameters(config, layer) + config.attention.learn_alpha,
+        flops=_reciprocal_flops,
+        cache=_reciprocal_cache,
+        rotary_width=lambda config: config.attention.latent,
+        latent_width=lambda config: config.attention.latent,
+    ),
+)

@@ -25,6 +25,8 @@ REPORT = Path(os.environ.get("TORCHSTONE_CAMPAIGN_REPORT", "build/campaign")).ab
 PER_SHARE = 50
 OTHERS = 0.2
 """Share of signals and failing calls among the faults."""
+SAVING = [(), ("train.async_save=true",)]
+"""Every run draws whether its checkpoints are written between steps or beside them."""
 
 
 @pytest.mark.campaign
@@ -38,7 +40,7 @@ def test_campaign(
     seed: int,
 ) -> None:
     rng = random.Random(seed)
-    rain = Rain(new_job, reference, seed)
+    rain = Rain(lambda: new_job(*rng.choice(SAVING)), reference, seed)
     with server.watching(tmp_path) as seen:
         while rain.tally.kills < PER_SHARE:
             other = rng.random() < OTHERS

@@ -55,12 +55,17 @@ def test_kill_in_every_phase(new_job: Callable[..., Job], reference: dict[str, A
     assert rain.tally.kills >= 1
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("seed", "knobs"), [(0, ()), (1, ("train.async_save=true",))])
 def test_kill_at_random_instants_under_the_eyes_of_a_reader(
-    server: Server, new_job: Callable[..., Job], reference: dict[str, Any], tmp_path: Path, seed: int
+    server: Server,
+    new_job: Callable[..., Job],
+    reference: dict[str, Any],
+    tmp_path: Path,
+    seed: int,
+    knobs: tuple[str, ...],
 ) -> None:
     rng = random.Random(seed)
-    rain = Rain(new_job, reference, seed)
+    rain = Rain(lambda: new_job(*knobs), reference, seed)
     with server.watching(tmp_path) as seen:
         for _ in range(8):
             rain.strike({"after_s": rng.uniform(0.0, 0.3), "signals": KILL})

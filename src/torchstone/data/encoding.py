@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 CHUNK_CHARACTERS = 1 << 18
 """Text that one thread encodes at a time."""
-SAMPLE_CHARACTERS = 1 << 18
+SAMPLE_CHARACTERS = 1 << 16
 """Text that is encoded both ways at the start."""
-PROBE_CHARACTERS = 1 << 11
+PROBE_CHARACTERS = 1 << 10
 """Text of each later chunk that is encoded both ways."""
 
 
@@ -110,7 +110,7 @@ class Encoder:
 
     def _fast(self, text: str, num_bytes: int) -> Ids:
         assert self.engine is not None
-        ids = _engine_ids(self.engine, text)
+        ids = self.engine.encode(text)
         if ids is None:
             return self._narrowed(self.tokenizer.encode(text))
         if int(self.engine.bytes_of_id[ids].sum(dtype=np.int64)) != num_bytes:
@@ -154,7 +154,7 @@ def without_engine(tokenizer: Tokenizer, problem: OtherIds) -> Encoder:
 
 
 def _compare(engine: MergeEngine, tokenizer: Tokenizer, text: str) -> None:
-    ids = _engine_ids(engine, text)
+    ids = engine.encode(text)
     if ids is None:
         return
     expected = tokenizer.encode(text)
@@ -167,14 +167,6 @@ def _compare(engine: MergeEngine, tokenizer: Tokenizer, text: str) -> None:
         f"token {place} is {found[place : place + 1]} and not {expected[place : place + 1]} "
         f"near {tokenizer.decode(expected[max(0, place - 3) : place + 3])!r}"
     )
-
-
-def _engine_ids(engine: MergeEngine, text: str) -> Ids | None:
-    """None where the engine cannot take the text: a lone surrogate is no UTF-8."""
-    try:
-        return engine.encode(text)
-    except UnicodeEncodeError:
-        return None
 
 
 def _grouped(documents: Iterable[Document], num_characters: int) -> Iterator[list[Document]]:

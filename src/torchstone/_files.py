@@ -6,13 +6,19 @@ disk, and takes its name in one rename; then the folder is flushed so that the n
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_HERE, _RENAME_EXCHANGE = -100, 2
+"""AT_FDCWD and a flag of renameat2, from the kernel's headers."""
 
 
 @contextmanager
@@ -45,6 +51,30 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def take_place(new: Path, old: Path) -> None:
+    """`new` takes the name of `old`, which gets that of `new`: a reader always finds one of them there.
+
+    Where the system cannot do this in one move, for an instant there is none.
+    """
+    if _exchange(new, old):
+        return
+    aside = old.with_name(f"{new.name}.old")
+    old.rename(aside)
+    new.rename(old)
+    aside.rename(new)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None or call(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return call is not None
+    if (problem := ctypes.get_errno()) in (errno.EINVAL, errno.ENOSYS):  # this file system cannot
+        return False
+    raise OSError(problem, os.strerror(problem), str(one), None, str(other))
 
 
 def flush(path: Path) -> None:

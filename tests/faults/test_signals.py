@@ -55,6 +55,18 @@ def test_a_signal_while_the_model_works(
     assert rain.tally.broken == []
 
 
+@pytest.mark.parametrize("micro_step", [15, 36])
+def test_a_validation_that_a_signal_does_not_let_begin(
+    new_job: Callable[..., Job], reference: dict[str, Any], micro_step: int
+) -> None:
+    """That of step 5, and that of the last: the resumed run makes up for it, and saves what came of it."""
+    rain = Rain(new_job, reference)
+    told = rain.strike({"place": "backward", "count": micro_step, "what": "signals", "signals": ["SIGUSR1"]})
+    assert told["code"] == 75
+    rain.finish()
+    assert rain.tally.broken == []
+
+
 @needs_calls
 @pytest.mark.parametrize("name", CODES)
 def test_a_signal_while_something_is_written(

@@ -10,6 +10,7 @@ import errno
 import itertools
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from laws.small_run import TinyLM, same_bits, small_engine
 from torch import nn
 
+from torchstone import _files
 from torchstone._errors import DiskFull, ModelError
 from torchstone.tracking.checkpoint import (
     CheckpointDamaged,
@@ -121,14 +123,28 @@ def test_nonsense_manifests(tmp_path: Path, text: str) -> None:
     assert sorted(path.name for path in (tmp_path / "quarantine").iterdir()) == ["step-1", "step-1.2"]
 
 
-def test_a_step_is_saved_once_unless_its_checkpoint_is_bad(tmp_path: Path) -> None:
-    first = TinyLM()
-    write(tmp_path, 1, first)
-    write(tmp_path, 1, TinyLM())
-    assert same_bits(dict(first.state_dict()), open_checkpoint(tmp_path / "step-1").tensors())
-    flip_byte(tmp_path / "step-1", "state.safetensors")
-    write(tmp_path, 1, TinyLM())
-    assert not same_bits(dict(first.state_dict()), open_checkpoint(tmp_path / "step-1").tensors())
+@pytest.mark.parametrize("in_one_move", [True, False])
+def test_a_step_that_is_saved_again_is_replaced_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_one_move: bool
+) -> None:
+    if not in_one_move:  # as where the file system cannot
+        monkeypatch.setattr(_files, "_exchange", lambda one, other: False)
+    write(tmp_path, 1)
+    again = TinyLM()
+    write(tmp_path, 1, again)
+    assert same_bits(dict(again.state_dict()), open_checkpoint(tmp_path / "step-1").tensors())
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux is asked for it")
+def test_two_folders_change_names_in_one_move(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"was-{name}").touch()
+    assert _files._exchange(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old" / "was-new").exists() and (tmp_path / "new" / "was-old").exists()
+    with pytest.raises(FileNotFoundError):
+        _files._exchange(tmp_path / "new", tmp_path / "absent")
 
 
 # --- every call that reaches the disk, failing once or killing the process ------------------------

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchstone._errors import DiskFull, TorchstoneError
-from torchstone._files import flush, read_json, sha256, sha256_bytes, write_json
+from torchstone._files import flush, read_json, sha256, sha256_bytes, take_place, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,7 +128,7 @@ def write_checkpoint(
     metrics: Mapping[str, float] | None = None,
     shards: Shards | None = None,
 ) -> Path:
-    """Write `checkpoints/step-N`; a sound one that is already there stays: a step is saved once.
+    """Write `checkpoints/step-N`, in the place of one that is already there.
 
     `shards` hold the content of the split tensors, and become part of the checkpoint.
 
@@ -136,11 +136,6 @@ def write_checkpoint(
     """
     checkpoints = Path(checkpoints)
     final = checkpoints / f"step-{step}"
-    if final.exists():
-        try:
-            return open_checkpoint(final).path
-        except CheckpointDamaged:
-            quarantine(final)
     partial = checkpoints / f".step-{step}.{os.getpid()}.partial"
     record = {
         "schema": SCHEMA,
@@ -154,7 +149,10 @@ def write_checkpoint(
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             _fill(partial, record, tensors, state, shards)
-            partial.rename(final)
+            if final.exists():
+                take_place(partial, final)
+            else:
+                partial.rename(final)
             flush(checkpoints)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -341,6 +341,7 @@ class Engine:
             improved = self._judge(metrics, seconds=seconds)
         if self.pace.ends_epoch(step) or self._finished:
             self._close_epoch()
+        self.progress.settled_step = step
         if self.pace.saves(step) or improved or self.progress.stopped_early:
             self._save()
         self._marked_at += time.monotonic() - began  # speed counts steps only

@@ -32,6 +32,8 @@ class Progress:
     last_learning_rate: float = math.nan
     last_validation: dict[str, float] = field(default_factory=dict)
     """Metrics of the last validation."""
+    settled_step: int = 0
+    """Last step behind which all that was due was done. A signal during a validation leaves that undone."""
     evaluated_step: int = 0
     """Last step after which the validation set was read."""
     best_step: int | None = None

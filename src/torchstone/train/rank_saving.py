@@ -62,7 +62,7 @@ class Writer(Saver):
 
     def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
         self.wait()
-        if not self._ranks.from_main(lambda: self._saved_step == progress.step):
+        if not self._ranks.from_main(lambda: self.has_saved(progress)):
             super().save(module, optimizer, progress)
 
     def saves_aside(self, snapshot: Snapshot) -> bool:

@@ -88,7 +88,8 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._done: deque[CheckpointInfo] = deque()
-        self._saved_step: int | None = None
+        self._saved: tuple[int, int] | None = None
+        """Step that was saved last, and the step that was settled then."""
         self._size = 0
 
     def begin(
@@ -108,13 +109,13 @@ class Saver:
             repair_pointers(keeping.run_dir, latest=progress.step, best=progress.best_step)
         resumed_from = keeping.checkpoints / f"step-{progress.step}"
         if resumed_from.is_dir():  # it was verified when it was opened
-            self.latest, self._saved_step = resumed_from, progress.step
+            self.latest, self._saved = resumed_from, (progress.step, progress.settled_step)
 
     def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-        """Keep the state as it is now. A step is saved once."""
+        """Keep the state as it is now, unless that was done already."""
         began = time.monotonic()
         self.wait()
-        if self._saved_step == progress.step:
+        if self.has_saved(progress):
             return
         snapshot = self._take(module, optimizer, progress)
         if not self.saves_aside(snapshot):
@@ -130,6 +131,9 @@ class Saver:
             target=self._write_aside, args=(snapshot, began, time.monotonic()), name="torchstone-save"
         )
         self._thread.start()
+
+    def has_saved(self, progress: Progress) -> bool:
+        return self._saved == (progress.step, progress.settled_step)
 
     def _take(self, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> Snapshot:
         return take_snapshot(module, optimizer, progress, self.keeping.extra, self.keeping.model.get(KEPT))
@@ -198,7 +202,7 @@ class Saver:
                 why=f"{error.strerror or error}; the checkpoints before it are untouched",
                 next="when the disk is well again, continue with --resume auto",
             ) from error
-        self.latest, self._saved_step = path, snapshot.step
+        self.latest, self._saved = path, (snapshot.step, snapshot.state["progress"]["settled_step"])
         now = time.monotonic()
         self._done.append(
             CheckpointInfo(

@@ -28,7 +28,23 @@ SIZES: dict[str, Any] = {
 VALUES: dict[str, tuple[Any, ...]] = {
     "latent": (6,),
     "window": (3, None, 0),
+    "topk": (2,),
 }
+# Settings that are worth trying together.
+TOGETHER: dict[str, tuple[dict[str, Any], ...]] = {
+    "ra-ct": (
+        {"statistic": "entropy", "apply": "weights"},
+        {"statistic": "entropy", "detach_stats": True},
+        {"statistic": "entropy", "head_average": True},
+    ),
+    "mla-ct": ({"statistic": "rms", "maps": "shared"},),
+    "mla-ra-ct": (
+        {"statistic": "entropy", "apply": "weights", "maps": "shared", "learn_alpha": True},
+        {"statistic": "max", "window": None},
+    ),
+}
+COMPOSED = ("mla-ct", "mla-ra-ct")
+"""Made of parts whose knobs are tried one by one where the parts stand alone."""
 
 
 def cases(section: str, name: str) -> list[dict[str, Any]]:
@@ -40,8 +56,10 @@ def cases(section: str, name: str) -> list[dict[str, Any]]:
             usual |= {option: _values(option, knob)[0]}
     usual = _effective(section, usual)
     found = [{section: usual}]
+    for settings in TOGETHER.get(name, ()):
+        found.append({section: _effective(section, usual | settings)})
     for option in usual:
-        if option != "name":
+        if option != "name" and name not in COMPOSED:
             for value in _values(option, _knobs(section)[option])[1:]:
                 found.append({section: _effective(section, usual | {option: value})})
     return [*found, *([{**found[0], "positions": "rope"}] if _takes_rope(found[0]) else [])]

@@ -12,41 +12,76 @@ NESTED = ("attention", "mlp")
 """Sections of mechanisms inside `model.*`; only models whose blocks are ours take them."""
 
 
+_LATENT = "model.attention.name=mla|mla-ra|mla-ct|mla-ra-ct"
+_RECIPROCAL = "model.attention.name=ra|mla-ra|mla-ra-ct"
+_CROSS_TOKEN = "model.attention.name=ra-ct|mla-ct|mla-ra-ct"
+
+
 class AttentionConfig(Section):
     """`model.attention.*`"""
 
     name: str | None = knob(
         None,
         help="Attention of the blocks; None: as the model has it.",
-        choices=("sdpa", "mla", "mla-ra", "ra"),
+        choices=("sdpa", "mla", "mla-ra", "mla-ct", "mla-ra-ct", "ra", "ra-ct"),
     )
     latent: int = knob(
         128,
         help="Width of the latents that keys and values come from.",
         unit="channels",
         ge=1,
-        depends_on="model.attention.name=mla|mla-ra",
+        depends_on=_LATENT,
     )
     maps: str = knob(
         "per-head",
         help="Whether each head has its own maps into and out of the latent, or all share one pair.",
         choices=("per-head", "shared"),
-        depends_on="model.attention.name=mla|mla-ra",
+        depends_on=_LATENT,
     )
     alpha: float = knob(
         0.3,
         help="Weight of the score of a pair the other way round; with learn_alpha its initial value.",
-        depends_on="model.attention.name=ra|mla-ra",
+        depends_on=_RECIPROCAL,
     )
-    learn_alpha: bool = knob(
-        False, help="Alpha is a parameter of each block.", depends_on="model.attention.name=ra|mla-ra"
-    )
+    learn_alpha: bool = knob(False, help="Alpha is a parameter of each block.", depends_on=_RECIPROCAL)
     window: int | None = knob(
         64,
         help="Places back over which the reciprocal term counts; None: all.",
         unit="tokens",
         ge=0,
-        depends_on="model.attention.name=ra|mla-ra",
+        depends_on=_RECIPROCAL,
+    )
+    statistic: str = knob(
+        "topk",
+        help="What of each row of weights moderates its head.",
+        choices=("topk", "max", "entropy", "rms"),
+        depends_on=_CROSS_TOKEN,
+    )
+    topk: int = knob(
+        8,
+        help="How many of the largest weights are summed.",
+        unit="tokens",
+        ge=1,
+        depends_on=_CROSS_TOKEN + " && model.attention.statistic=topk",
+    )
+    apply: str = knob(
+        "output",
+        help="What is moderated: the head's output, its weights (scores, before the softmax), or its output "
+        "without strength, as the code of 2025 did.",
+        choices=("output", "weights", "output-2025"),
+        depends_on=_CROSS_TOKEN,
+    )
+    strength: float = knob(
+        0.2,
+        help="Share of the moderated in the result.",
+        unit="fraction",
+        ge=0.0,
+        le=1.0,
+        depends_on=_CROSS_TOKEN + " && model.attention.apply=output|weights",
+    )
+    detach_stats: bool = knob(False, help="The statistic passes no gradient on.", depends_on=_CROSS_TOKEN)
+    head_average: bool = knob(
+        False, help="All heads see the statistic of their mean weights.", depends_on=_CROSS_TOKEN
     )
 
 

@@ -1,7 +1,7 @@
 """Causal multi-head self-attention on torch's fused kernel, with a key-value cache.
 
 Vaswani et al. 2017 (arXiv:1706.03762), in the GPT-2 layout: one projection makes q, k and v, biases
-everywhere. The readable slow twin is `torchstone.nn.naive`.
+everywhere. The readable slow twin is `torchstone.nn.naive`. Other mechanisms replace `scores` or `mix`.
 """
 
 from __future__ import annotations
@@ -48,24 +48,39 @@ class CausalSelfAttention(nn.Module):
         if context.rotary is not None:
             q, k = rotate(q, context.rotary), rotate(k, context.rotary)
         if past is not None:
-            k = torch.cat([past[0], k], dim=2)
-            v = torch.cat([past[1], v], dim=2)
-        scores = Scores(q, k, self.head_width**-0.5)
-        mixed = scores.attend(v, context, dropout=self.dropout if self.training else 0.0)
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        scores, kept = self.scores(q, k, None if past is None else past[2:])
+        mixed, scores = self.mix(scores, v, context)
         return Attended(
             out=self.residual_dropout(self.out(join_heads(mixed, sent))),
-            cache=(k, v) if context.keep_cache else (),
+            cache=(k, v, *kept) if context.keep_cache else (),
             weights=scores.mean_weights(context) if context.keep_weights else None,
         )
+
+    def scores(
+        self, q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H S D"], past: Cache | None
+    ) -> tuple[Scores, Cache]:
+        """The scores, and what else to keep for the tokens to come; `past` is what was kept before."""
+        return Scores(q, k, self.head_width**-0.5), ()
+
+    def mix(
+        self, scores: Scores, v: Float[Tensor, "B H S D"], context: AttentionContext
+    ) -> tuple[Float[Tensor, "B H T D"], Scores]:
+        """What the heads make of the values, and the scores by which they did."""
+        return scores.attend(v, context, dropout=self.dropout if self.training else 0.0), scores
 
 
 def causal_parameters(config: GPTConfig, layer: int) -> int:
     return 4 * config.d_model**2 + 4 * config.d_model
 
 
-def _flops(config: GPTConfig, layer: int, tokens: int) -> int:
+def causal_flops(config: GPTConfig, layer: int, tokens: int) -> int:
     width = config.d_model // config.num_heads
     return 8 * tokens * config.d_model**2 + score_flops(tokens, width, width, config.num_heads)
+
+
+def causal_cache(config: GPTConfig, layer: int, tokens: int) -> int:
+    return 2 * config.d_model * tokens
 
 
 RECORDS = (
@@ -76,7 +91,7 @@ RECORDS = (
         make=lambda config, layer: CausalSelfAttention(config.d_model, config.num_heads, config.dropout),
         naive=naive_causal,
         parameters=causal_parameters,
-        flops=_flops,
-        cache=lambda config, layer, tokens: 2 * config.d_model * tokens,
+        flops=causal_flops,
+        cache=causal_cache,
     ),
 )

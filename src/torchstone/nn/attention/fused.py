@@ -50,6 +50,42 @@ def attend(
     return mixed[..., :E]
 
 
+def attend_with_log_sum(
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B H S D"],
+    v: Float[Tensor, "B H S D"],
+    context: AttentionContext,
+    *,
+    scale: float,
+) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T"]]:
+    """Also the log of the sum of the exponentials of each row of scores, without gradient and in fp32.
+
+    The kernel of the CPU gives it for nothing; elsewhere the rows are looked at once more.
+    """
+    assert k.shape[2:] == v.shape[2:] and q.shape[3] == k.shape[3], (q.shape, k.shape, v.shape)
+    if q.device.type != "cpu":
+        return attend(q, k, v, context, scale=scale), log_sums(q, k, context, scale)
+    bias = None
+    if context.mask is not None:
+        bias = torch.zeros_like(context.mask, dtype=q.dtype).masked_fill_(~context.mask, float("-inf"))
+    mixed, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, context.is_causal and bias is None, attn_mask=bias, scale=scale
+    )
+    return mixed, log_sum
+
+
+@torch.no_grad()
+def log_sums(q: Tensor, k: Tensor, context: AttentionContext, scale: float) -> Float[Tensor, "B H T"]:
+    """The same from the scores themselves, some rows at a time."""
+    mask = visible(q.shape[2], k.shape[2], context, q.device)
+    found = []
+    for start in range(0, q.shape[2], ROWS):
+        scores = (scale * q[:, :, start : start + ROWS] @ k.transpose(-1, -2)).float()
+        scores = scores.masked_fill(~mask[:, :, start : start + ROWS], float("-inf"))
+        found.append(scores.logsumexp(dim=-1))
+    return torch.cat(found, dim=2)
+
+
 def visible(
     num_queries: int, num_keys: int, context: AttentionContext, device: torch.device
 ) -> Bool[Tensor, "B 1 T S"]:

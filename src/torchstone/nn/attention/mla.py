@@ -11,12 +11,13 @@ L is the width of a latent.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
+from torchstone.nn.attention.cross_token import CrossTokenGate, cross_token_flops
 from torchstone.nn.attention.heads import join_heads, require_heads, split_heads
 from torchstone.nn.attention.naive import naive_latent
 from torchstone.nn.attention.reciprocity import Reciprocity, make_reciprocity
@@ -31,9 +32,14 @@ if TYPE_CHECKING:
 
 
 class LatentAttention(nn.Module):
-    """`reciprocity` None: plain MLA."""
+    """`reciprocity` and `cross_token` None: plain MLA."""
 
-    def __init__(self, config: GPTConfig, reciprocity: Reciprocity | None = None) -> None:
+    def __init__(
+        self,
+        config: GPTConfig,
+        reciprocity: Reciprocity | None = None,
+        cross_token: CrossTokenGate | None = None,
+    ) -> None:
         super().__init__()
         require_heads(config.d_model, config.num_heads)
         options = config.attention
@@ -49,6 +55,7 @@ class LatentAttention(nn.Module):
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
         self.residual_dropout = nn.Dropout(config.dropout)
         self.reciprocity = reciprocity
+        self.cross_token = cross_token
         self.initialise()
 
     def initialise(self) -> None:
@@ -71,22 +78,26 @@ class LatentAttention(nn.Module):
             q, k = rotate(q, context.rotary), rotate(k, context.rotary)
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        scale = k.shape[-1] ** -0.5
-        if self.reciprocity is None:
-            scores, kept = Scores(q, k.expand(-1, self.num_heads, -1, -1), scale), ()
-        else:
-            scores, kept = self.reciprocity(
-                q, k.expand(-1, self.num_heads, -1, -1), scale, None if past is None else past[2]
-            )
-        mixed = scores.attend(
-            v.expand(-1, self.num_heads, -1, -1), context, dropout=self.dropout if self.training else 0.0
+        scores, kept = self._scores(
+            q, k.expand(-1, self.num_heads, -1, -1), None if past is None else past[2:]
         )
+        values, dropout = v.expand(-1, self.num_heads, -1, -1), self.dropout if self.training else 0.0
+        if self.cross_token is None:
+            mixed = scores.attend(values, context, dropout=dropout)
+        else:
+            mixed, scores = self.cross_token(scores, values, context, dropout)
         return Attended(
             out=self.residual_dropout(self.out(join_heads(mixed @ self.out_of_latent, sent))),
             cache=(k, v, *kept) if context.keep_cache else (),
             latent=latent,
             weights=scores.mean_weights(context) if context.keep_weights else None,
         )
+
+    def _scores(
+        self, q: Float[Tensor, "B H T L"], k: Float[Tensor, "B H S L"], past: Cache | None
+    ) -> tuple[Scores, Cache]:
+        scale = k.shape[-1] ** -0.5
+        return (Scores(q, k, scale), ()) if self.reciprocity is None else self.reciprocity(q, k, scale, past)
 
 
 def latent_parameters(config: GPTConfig, layer: int) -> int:
@@ -107,42 +118,80 @@ def _flops(config: GPTConfig, layer: int, tokens: int) -> int:
 
 
 def _reciprocal_flops(config: GPTConfig, layer: int, tokens: int) -> int:
-    L, options = config.attention.latent, config.attention
-    return latent_flops(config, layer, tokens) + score_flops(
-        tokens, 2 * L, L, config.num_heads, options.window
-    )
+    L, window = config.attention.latent, config.attention.window
+    return latent_flops(config, layer, tokens) + score_flops(tokens, 2 * L, L, config.num_heads, window)
+
+
+def _cache(config: GPTConfig, layer: int, tokens: int) -> int:
+    return 2 * config.attention.latent * tokens
 
 
 def _reciprocal_cache(config: GPTConfig, layer: int, tokens: int) -> int:
     options = config.attention
     kept = tokens if options.window is None else min(tokens, options.window)
-    return 2 * options.latent * tokens + config.num_heads * options.latent * kept
+    return _cache(config, layer, tokens) + config.num_heads * options.latent * kept
+
+
+def _ct_flops(config: GPTConfig, layer: int, tokens: int) -> int:
+    return _flops(config, layer, tokens) + cross_token_flops(config, tokens, config.attention.latent)
+
+
+def _reciprocal_ct_flops(config: GPTConfig, layer: int, tokens: int) -> int:
+    L, window = config.attention.latent, config.attention.window
+    return _reciprocal_flops(config, layer, tokens) + cross_token_flops(config, tokens, 2 * L, window)
+
+
+def _gate(config: GPTConfig) -> CrossTokenGate:
+    return CrossTokenGate(config.attention, config.num_heads)
 
 
 _SOURCE = "after arXiv:2405.04434, in the form of mcgrof/AdamWPrune: gpt2/ra_mla_gpt2.py (2025)"
+_LATENT: dict[str, Any] = {
+    "naive": naive_latent,
+    "rotary_width": lambda config: config.attention.latent,
+    "latent_width": lambda config: config.attention.latent,
+}
 RECORDS = (
     AttentionRecord(
         name="mla",
         summary="keys and values from narrow latents, which are cached instead",
         source=_SOURCE,
         make=lambda config, layer: LatentAttention(config),
-        naive=naive_latent,
         parameters=latent_parameters,
         flops=_flops,
-        cache=lambda config, layer, tokens: 2 * config.attention.latent * tokens,
-        rotary_width=lambda config: config.attention.latent,
-        latent_width=lambda config: config.attention.latent,
+        cache=_cache,
+        **_LATENT,
     ),
     AttentionRecord(
         name="mla-ra",
         summary="mla whose scores have a reciprocal term in a causal band",
         source=_SOURCE + ", as it was meant",
         make=lambda config, layer: LatentAttention(config, make_reciprocity(config)),
-        naive=naive_latent,
         parameters=lambda config, layer: latent_parameters(config, layer) + config.attention.learn_alpha,
         flops=_reciprocal_flops,
         cache=_reciprocal_cache,
-        rotary_width=lambda config: config.attention.latent,
-        latent_width=lambda config: config.attention.latent,
+        **_LATENT,
+    ),
+    AttentionRecord(
+        name="mla-ct",
+        summary="mla moderated by a statistic of each row of its weights",
+        source=_SOURCE + ", as it was meant",
+        make=lambda config, layer: LatentAttention(config, None, _gate(config)),
+        parameters=lambda config, layer: latent_parameters(config, layer) + 2 * config.num_heads,
+        flops=_ct_flops,
+        cache=_cache,
+        **_LATENT,
+    ),
+    AttentionRecord(
+        name="mla-ra-ct",
+        summary="mla with the reciprocal term, moderated by a statistic of each row of its weights",
+        source=_SOURCE + ", as it was meant",
+        make=lambda config, layer: LatentAttention(config, make_reciprocity(config), _gate(config)),
+        parameters=lambda config, layer: (
+            latent_parameters(config, layer) + config.attention.learn_alpha + 2 * config.num_heads
+        ),
+        flops=_reciprocal_ct_flops,
+        cache=_reciprocal_cache,
+        **_LATENT,
     ),
 )

@@ -10,32 +10,31 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchstone.nn.attention.context import Attended, Handoff
-from torchstone.nn.naive import naive_heads, naive_join, naive_rope, naive_softmax
+from torchstone.nn.naive import naive_heads, naive_join, naive_rope, naive_scores, naive_softmax
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from torchstone.nn.attention.causal import CausalSelfAttention
     from torchstone.nn.attention.mla import LatentAttention
-    from torchstone.nn.attention.ra import ReciprocalAttention
+    from torchstone.nn.config import AttentionConfig
     from torchstone.nn.gpt import GPTConfig
 
 Rows = list[Tensor]
 """For each place its scores with the places up to its own."""
 
 
-def naive_reciprocal(
-    layer: ReciprocalAttention, x: Float[Tensor, "T C"], config: GPTConfig, sent: Handoff
+def naive_heads_attention(
+    layer: CausalSelfAttention, x: Float[Tensor, "T C"], config: GPTConfig, sent: Handoff
 ) -> Attended:
+    """ra and ra-ct, and sdpa where a layer has neither part."""
     q, k, v = naive_qkv(layer, x, config)
-    scores = [
-        reciprocal_rows(q[head], k[head], layer.reciprocity.alpha, config.attention.window)
-        for head in range(layer.num_heads)
-    ]
-    weights = [naive_softmax(each) for each in scores]
-    mixed = [weights[head] @ v[head] for head in range(layer.num_heads)]
+    scores = [naive_rows(layer, q[head], k[head], config) for head in range(layer.num_heads)]
+    weights, factors = naive_moderation(layer, scores, config)
+    mixed = [factors[head] * (weights[head] @ v[head]) for head in range(layer.num_heads)]
     return Attended(
         out=naive_join(mixed, sent) @ layer.out.weight.T + layer.out.bias,
         weights=torch.stack(weights).mean(0),
@@ -45,25 +44,22 @@ def naive_reciprocal(
 def naive_latent(
     layer: LatentAttention, x: Float[Tensor, "T C"], config: GPTConfig, sent: Handoff
 ) -> Attended:
-    """Keys and values of each head are written out: k = U_h c_K, v = P_h c_V."""
+    """Values of each head are written out: v = P_h c_V."""
     latent = x @ layer.key_down.weight.T
     if sent.latent is not None:
         latent = latent + sent.latent
     values = x @ layer.value_down.weight.T
-    rope = config.positions == "rope"
-    weights, mixed = [], []
+    scores = []
     for head, q in enumerate(naive_heads(x @ layer.query.weight.T, layer.num_heads)):
-        number = head if config.attention.maps == "per-head" else 0
-        q = q @ layer.into_latent[number]
-        k = latent
-        if rope:
+        q, k = q @ layer.into_latent[head if config.attention.maps == "per-head" else 0], latent
+        if config.positions == "rope":
             q, k = naive_rope(q), naive_rope(k)
-        if layer.reciprocity is None:
-            rows = reciprocal_rows(q, k, 0.0, 0)
-        else:
-            rows = reciprocal_rows(q, k, layer.reciprocity.alpha, config.attention.window)
-        weights.append(naive_softmax(rows))
-        mixed.append(weights[-1] @ (values @ layer.out_of_latent[number]))
+        scores.append(naive_rows(layer, q, k, config))
+    weights, factors = naive_moderation(layer, scores, config)
+    mixed = []
+    for head in range(layer.num_heads):
+        out_of = layer.out_of_latent[head if config.attention.maps == "per-head" else 0]
+        mixed.append(factors[head] * (weights[head] @ (values @ out_of)))
     return Attended(
         out=naive_join(mixed, sent) @ layer.out.weight.T,
         latent=latent,
@@ -71,8 +67,52 @@ def naive_latent(
     )
 
 
+def naive_moderation(
+    layer: nn.Module, scores: list[Rows], config: GPTConfig
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights of each head, (T, T), and the factors on its output, (T, 1); RA-CT where the layer has it."""
+    weights = [naive_softmax(rows) for rows in scores]
+    gate = getattr(layer, "cross_token", None)
+    if gate is None:
+        return weights, [torch.ones(len(weights[0]), 1)] * len(weights)
+    options = config.attention
+    seen = [torch.stack(weights).mean(0)] * len(weights) if options.head_average else weights
+    if options.detach_stats:
+        seen = [each.detach() for each in seen]
+    factors = []
+    for head, each in enumerate(seen):
+        found = torch.stack([naive_statistic(each[t, : t + 1], options) for t in range(len(each))])
+        opening = 1 / (1 + torch.exp(-(gate.scale[head] * found + gate.bias[head])))
+        strength = 1.0 if options.apply == "output-2025" else options.strength
+        factors.append((1 - strength + strength * opening)[:, None])
+    if options.apply != "weights":
+        return weights, factors
+    moderated = [
+        [factor * row for factor, row in zip(factors[h], scores[h], strict=True)] for h in range(len(scores))
+    ]
+    return [naive_softmax(rows) for rows in moderated], [torch.ones_like(each) for each in factors]
+
+
+def naive_statistic(p: Float[Tensor, " t"], options: AttentionConfig) -> Float[Tensor, ""]:
+    if options.statistic == "topk":
+        return p.sort(descending=True).values[: options.topk].sum()
+    if options.statistic == "max":
+        return p.max()
+    if options.statistic == "rms":
+        return (p**2).mean() ** 0.5
+    return -(p * p.log()).sum()
+
+
+def naive_rows(layer: nn.Module, q: Float[Tensor, "T D"], k: Float[Tensor, "T D"], config: GPTConfig) -> Rows:
+    """Scores; with the reciprocal term where the layer has it."""
+    reciprocity = getattr(layer, "reciprocity", None)
+    if reciprocity is None:
+        return naive_scores(q, k)
+    return reciprocal_rows(q, k, reciprocity.alpha, config.attention.window)
+
+
 def naive_qkv(
-    layer: ReciprocalAttention, x: Float[Tensor, "T C"], config: GPTConfig
+    layer: CausalSelfAttention, x: Float[Tensor, "T C"], config: GPTConfig
 ) -> tuple[Rows, Rows, Rows]:
     """Queries, keys and values of each head, (T, D) each."""
     C = x.shape[1]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from torchstone.nn.attention.context import Cache
 from torchstone.nn.attention.scores import Scores
 
 if TYPE_CHECKING:
@@ -36,10 +37,10 @@ class Reciprocity(nn.Module):
         q: Float[Tensor, "B H T D"],
         k: Float[Tensor, "B H S D"],
         scale: float,
-        past: Float[Tensor, "B H R D"] | None,
-    ) -> tuple[Scores, tuple[Tensor, ...]]:
+        past: Cache | None,
+    ) -> tuple[Scores, Cache]:
         """`past` holds the queries kept for the places before; the second result those to keep now."""
-        queries = q if past is None else torch.cat([past, q], dim=2)
+        queries = q if past is None else torch.cat([past[0], q], dim=2)
         own_keys = k[:, :, k.shape[2] - q.shape[2] :]
         scores = Scores(q, k, scale, self.alpha * own_keys, queries, self.window)
         surplus = 0 if self.window is None else max(0, queries.shape[2] - self.window)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchstone._errors import TorchstoneError, UsageError
-from torchstone.adapt.target import parse_target
+from torchstone.adapt.target import from_anywhere, parse_target
 
 ID = "8c78c8681a2b3c4d5e6f708192a3b4c5"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -137,3 +137,26 @@ def test_a_wrong_target_says_what_to_type(
         parse_target(text)
     assert refused.value.exit_code == 2
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("here/model.py:Net", "{}/here/model.py:Net"),
+        ("here/model.py", "{}/here/model.py"),
+        ("here", "{}/here"),
+        ("here:Net", "{}/here:Net"),
+        ("hf:./here", "hf:{}/here"),
+        ("hf:gpt2", "hf:gpt2"),
+        ("zoo:gpt-nano", "zoo:gpt-nano"),
+        ("package.module:Net", "package.module:Net"),
+        ("gist:0123456789abcdef", "gist:0123456789abcdef"),
+    ],
+)
+def test_a_target_that_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, found: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "model.py").touch()
+    monkeypatch.chdir(tmp_path)
+    assert from_anywhere(text) == found.format(tmp_path)

@@ -57,6 +57,13 @@ def trainer(tmp_path: Path, hooks: Any = None, **changes: Any) -> ts.Trainer:
     return ts.Trainer(Model(), config(tmp_path, **changes), task="causal-lm", hooks=hooks, device="cpu")
 
 
+SUMMARY = [
+    "epoch", "train/loss", "train/perplexity", "train/accuracy", "val/loss", "val/perplexity", "val/accuracy",
+    "learning_rate", "gradient_norm", "epoch_duration",
+]  # fmt: skip
+"""Columns that users of older trainers look for."""
+
+
 def test_learns_and_says_so_in_every_form(tmp_path: Path) -> None:
     result = trainer(tmp_path, epochs=6).train(sequences(24), sequences(6, seed=1))
     assert result.status == "completed" and result.exit_code == 0
@@ -69,7 +76,9 @@ def test_learns_and_says_so_in_every_form(tmp_path: Path) -> None:
     assert result["checkpoint_path"].is_dir()
     assert result["workspace_root"] == tmp_path / "run"
     assert result["training_time"] == result.seconds > 0
-    assert len(result["metrics_summary"]) == 6
+    summary = result["metrics_summary"]
+    assert len(summary) == 6
+    assert set(SUMMARY) <= set(summary.columns) and summary[SUMMARY].notna().all(axis=None)
     assert result.final["val/loss"] == history[-1]
     row = result.epochs[0]
     assert row["val/perplexity"] == pytest.approx(math.exp(row["val/loss"]))

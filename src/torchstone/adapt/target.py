@@ -82,6 +82,15 @@ def parse_target(text: str | Path, *, runs: Path = Path("runs")) -> Target:
     return found
 
 
+def from_anywhere(text: str) -> str:
+    """The same target, named so that it is found from any folder: what is a path becomes an absolute one."""
+    head, _, tail = text.rpartition(":")
+    for before, path, behind in (("", text, ""), ("", head, f":{tail}"), (f"{head}:", tail, "")):
+        if path and Path(path).expanduser().exists() and before in ("", "hf:"):
+            return f"{before}{Path(path).expanduser().absolute()}{behind}"
+    return text
+
+
 def _from_path(text: str) -> Target | None:
     path_text, class_name = text, None
     head, colon, tail = text.rpartition(":")

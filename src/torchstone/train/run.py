@@ -134,9 +134,11 @@ def prepare(job: TrainJob, ranks: Ranks | None = None, device: torch.device | No
 
 def model_record(loaded: Any, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
     """What a checkpoint keeps so that the model can be built again."""
+    from torchstone.adapt.target import from_anywhere
+
     target = str(loaded.target)
     return {
-        "target": str(Path(target).absolute()) if Path(target).exists() else target,
+        "target": from_anywhere(target),
         "name": Path(target).stem if Path(target).exists() else target.removeprefix("zoo:"),
         "class": loaded.class_name,
         "config": loaded.config,

@@ -36,6 +36,30 @@ def test_the_object_is_the_documented_one_and_the_table_says_the_same(torchstone
         assert f"{name} " in table.out and f"{metrics[name]:.4f}" in table.out
 
 
+def test_a_classifier_is_scored_by_the_names_of_its_classes(torchstone: Typed, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="needs the extra [vision]")
+    run = tmp_path / "digits"
+    assert torchstone(
+        "train", "zoo:lenet5", "--data", "builtin:digits", "--run-dir", run, "--max-steps", 30
+    ).code == 0  # fmt: skip
+    found = torchstone("eval", run, "--json").object
+    jsonschema.validate(found, schema("torchstone.eval/1"))
+    assert abs(found["recorded"]["difference"]) < 1e-6
+    assert [row["name"] for row in found["per_class"]] == [str(digit) for digit in range(10)]
+    assert sum(row["support"] for row in found["per_class"]) == found["counts"]["examples"]
+
+    folder = tmp_path / "pictures"
+    for name in ("7", "3"):  # fewer classes than the model knows, and not from 0
+        (folder / name).mkdir(parents=True)
+        image.new("L", (32, 32), int(name) * 20).save(folder / name / "one.png")
+    found = torchstone("eval", run, "--data", folder, "--json").object
+    truly = {row["name"]: row["support"] for row in found["per_class"] if row["support"]}
+    assert truly == {"3": 1, "7": 1}
+    (folder / "7").rename(folder / "seven")
+    refused = torchstone("eval", run, "--data", folder)
+    assert refused.code == 4 and "'seven'" in refused.err
+
+
 @pytest.mark.parametrize(
     ("typed", "code", "word"),
     [

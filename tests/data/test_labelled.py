@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from torchstone._errors import ConfigError
+from torchstone._errors import ConfigError, DataError
 from torchstone.cli.main import run
 from torchstone.data.config import DataConfig
 from torchstone.data.labelled import read_labelled
@@ -71,6 +71,18 @@ def test_digits_are_brought_to_the_size_of_the_model() -> None:
     other = read_labelled("builtin:digits", DataConfig(validation_split=0.2, split_seed=1), task)
     assert np.array_equal(again.val.images, data.val.images)
     assert {image.tobytes() for image in other.val.images} != {image.tobytes() for image in data.val.images}
+
+
+def test_names_of_classes_that_a_model_was_trained_with(tmp_path: Path) -> None:
+    table = tmp_path / "reviews.csv"
+    table.write_text("text,label\ngood,plus\nbad,minus\nfine,plus\n", encoding="utf-8")
+    config = DataConfig(validation_split=0.0)
+    known = ("zero", "plus", "minus")
+    data = read_labelled(str(table), config, TaskSpec.text_classification(3), class_names=known)
+    assert [row["labels"] for row in data.train] == [1, 2, 1] and data.class_names == known
+    with pytest.raises(DataError, match="'plus' is none of the classes") as refused:
+        read_labelled(str(table), config, TaskSpec.text_classification(2), class_names=("plush", "minus"))
+    assert "plush" in refused.value.why and "reviews.csv" in refused.value.where
 
 
 def test_a_folder_per_class(tmp_path: Path) -> None:

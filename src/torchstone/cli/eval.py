@@ -157,8 +157,8 @@ def _show(result: EvalResult, quiet: bool) -> None:
         out.print(f"  {name:14} {_number(value):>10}{shown}", markup=False)
     for row in result.per_class[:20]:
         out.print(
-            f"  class {row['class']:<4} precision {row['precision']:.3f}  recall {row['recall']:.3f}  "
-            f"f1 {row['f1']:.3f}  ({row['support']} targets)"
+            f"  class {row.get('name') or row['class']:<4} precision {row['precision']:.3f}  "
+            f"recall {row['recall']:.3f}  f1 {row['f1']:.3f}  ({row['support']} targets)"
         )
     if len(result.per_class) > 20:
         out.print(f"  and {len(result.per_class) - 20} more classes: --json lists them")

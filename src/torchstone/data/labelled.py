@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchstone._errors import ConfigError, DataError
+from torchstone._registry import suggest
 from torchstone.data.config import DataConfig
 from torchstone.data.image_folder import is_image_folder, list_images, sides_of
 from torchstone.data.rows import LabelledText, RowPart, draw, threshold
@@ -45,14 +46,22 @@ class Labelled:
 
 
 def read_labelled(
-    name: str, config: DataConfig, task: TaskSpec, *, cache_dir: Path | None = None
+    name: str,
+    config: DataConfig,
+    task: TaskSpec,
+    *,
+    class_names: Sequence[str] = (),
+    cache_dir: Path | None = None,
 ) -> Labelled:
-    """The examples of a source for `task`, which is one of TEXT_TASKS or IMAGE_TASKS."""
+    """The examples of a source for `task`, which is one of TEXT_TASKS or IMAGE_TASKS.
+
+    `class_names` are those that a model was trained with, in its order; other data may lack some of them.
+    """
     if task.kind in IMAGE_TASKS:
-        data = _pictures(name, config, task) if name in SOURCES else _image_files(name, config)
+        data = _pictures(name, config, task) if name in SOURCES else _image_files(name, config, class_names)
         _refuse_text_keys(name, config)
     else:
-        data = _texts(name, config, task, cache_dir)
+        data = _texts(name, config, task, class_names, cache_dir)
     found, known = data.num_classes, task.num_classes
     if found is not None and known is not None and found > known:
         raise DataError(
@@ -67,7 +76,9 @@ def read_labelled(
 # --- texts -----------------------------------------------------------------------------------------
 
 
-def _texts(name: str, config: DataConfig, task: TaskSpec, cache_dir: Path | None) -> Labelled:
+def _texts(
+    name: str, config: DataConfig, task: TaskSpec, class_names: Sequence[str], cache_dir: Path | None
+) -> Labelled:
     corpus = read_source(name, config, cache_dir=cache_dir, labelled=True)
     sides = [[row for part in side for row in _rows(part)] for side in (corpus.train, corpus.val)]
     rows = sides[0] + sides[1]
@@ -76,7 +87,7 @@ def _texts(name: str, config: DataConfig, task: TaskSpec, cache_dir: Path | None
         names: tuple[str, ...] = ()
         num_classes = None
     else:
-        values, names = _classes(rows)
+        values, names = _classes(rows, class_names)
         num_classes = int(max(values)) + 1
     examples = [{"text": row.text, "labels": value} for row, value in zip(rows, values, strict=True)]
     cut = len(sides[0])
@@ -88,8 +99,8 @@ def _rows(part: Any) -> list[LabelledText]:
     return list(part.rows())
 
 
-def _classes(rows: Sequence[LabelledText]) -> tuple[list[int], tuple[str, ...]]:
-    """Numbers as they are, names numbered in sorted order."""
+def _classes(rows: Sequence[LabelledText], known: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
+    """Numbers as they are; names by their place among the `known` ones, or in sorted order."""
     for row in rows:
         if row.label is None or row.label == "" or not isinstance(row.label, str | int):
             raise DataError(
@@ -99,14 +110,23 @@ def _classes(rows: Sequence[LabelledText]) -> tuple[list[int], tuple[str, ...]]:
                 next="repair the row, or name another column with --set data.label_column=NAME",
             )
     numbers = [_whole(row.label) for row in rows]
-    if all(number is not None for number in numbers):
+    if not known and all(number is not None for number in numbers):
         for row, number in zip(rows, numbers, strict=True):
             if number is not None and number < 0:
                 raise DataError(f"label {number} is out of range", where=row.where, why="classes begin at 0")
         return [int(number or 0) for number in numbers], ()
-    names = sorted({str(row.label) for row in rows})
-    place = {name: number for number, name in enumerate(names)}
-    return [place[str(row.label)] for row in rows], tuple(names)
+    names = list(known) or sorted({str(row.label) for row in rows})
+    return [_place(str(row.label), names, row.where) for row in rows], tuple(names)
+
+
+def _place(label: str, names: Sequence[str], where: str) -> int:
+    if label in names:
+        return names.index(label)
+    raise DataError(
+        f"label {label!r} is none of the classes that the model was trained with",
+        where=where,
+        why=suggest(label, names) or f"they are {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}",
+    )
 
 
 def _whole(label: Any) -> int | None:
@@ -159,7 +179,7 @@ def _refuse_text_keys(name: str, config: DataConfig) -> None:
         )
 
 
-def _image_files(name: str, config: DataConfig) -> Labelled:
+def _image_files(name: str, config: DataConfig, class_names: Sequence[str]) -> Labelled:
     path = Path(name).expanduser()
     if name.startswith("builtin:"):
         SOURCES.get(name)  # tells the names there are
@@ -178,11 +198,11 @@ def _image_files(name: str, config: DataConfig) -> Labelled:
         kept = [each for each in images if first[each.sha256] is each]
         notes = (f"left out: {len(images) - len(kept):,} duplicate",) if len(kept) < len(images) else ()
         images = kept
-    names = sorted({each.label for each in images})
+    names = list(class_names) or sorted({each.label for each in images})
     sides = sides_of(images, config.validation_split, config.split_seed)
     halves: dict[str, list[Any]] = {"train": [], "val": []}
     for image, side in zip(images, sides, strict=True):
-        halves[side].append({"image": image.path, "labels": names.index(image.label)})
+        halves[side].append({"image": image.path, "labels": _place(image.label, names, str(image.path))})
     if not halves["train"]:
         raise DataError("no image is left for training", where=name)
     return Labelled(halves["train"], halves["val"] or None, tuple(names), len(names), notes=notes)

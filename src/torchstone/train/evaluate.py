@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from torchstone._errors import DataError, UsageError
+from torchstone._files import read_json
 from torchstone.adapt.adapter import Adapter
 from torchstone.adapt.load import LoadedModel, load
 from torchstone.adapt.saved import checkpoint_of
@@ -29,6 +30,7 @@ from torchstone.adapt.target import parse_target
 from torchstone.adapt.tokenizer_of import find_tokenizer, home_of, require_fit
 from torchstone.config.resolve import Resolved, resolve
 from torchstone.data.dataset import as_dataset
+from torchstone.data.labelled import IMAGE_TASKS
 from torchstone.data.loader import Loader
 from torchstone.data.pack import TokenBlocks
 from torchstone.data.task import TaskSpec
@@ -40,6 +42,7 @@ from torchstone.train.losses import LOSSES, Batch
 from torchstone.train.objective import ModelObjective, validation_batches
 from torchstone.train.precision import autocast_of
 from torchstone.train.result import perplexity
+from torchstone.train.run import CLASSES
 from torchstone.train.scoring import Scores, byte_counter
 from torchstone.train.special_ids import special_ids
 from torchstone.train.text import read_text
@@ -115,21 +118,32 @@ def run(job: EvalJob) -> EvalResult:
     loaded = load(job.target, task=job.task, trust=job.trust)
     task = dataclasses.replace(loaded.task, vocab_size=loaded.facts.vocab_size)
     split = job.split or ("val" if own else "all")
-    settings = _settings(job, home, split, loaded.facts.max_seq_len)
+    pictures = task.kind in IMAGE_TASKS
+    settings = _settings(job, home, split, None if pictures else loaded.facts.max_seq_len or math.inf)
     tokenizer = find_tokenizer(job.target, job.tokenizer)
-    if tokenizer is None and job.data is None:
+    if home is None and job.data is None:
         raise UsageError(
             f"which data? {job.target} is no run that has held-out data of its own",
             next="torchstone eval TARGET --data SOURCE --tokenizer FILE",
         )
-    if tokenizer is None:
+    if tokenizer is None and not pictures:
         raise DataError(
             f"{job.target} has no tokenizer",
             why="text must become the token ids that the model was trained on",
             next="--tokenizer bytes, a tokenizer.json or the folder of one",
         )
-    require_fit(tokenizer, loaded.facts.vocab_size)
-    text = read_text(settings, task, loaded.facts, tokenizer=tokenizer, cache_dir=job.cache_dir)
+    if tokenizer is not None:
+        require_fit(tokenizer, loaded.facts.vocab_size)
+    names = _class_names(home)
+    text = read_text(
+        settings,
+        task,
+        loaded.facts,
+        tokenizer=tokenizer,
+        cache_dir=job.cache_dir,
+        class_names=names,
+    )
+    task, names = text.task or task, names or text.class_names
     blocks = text.held_out if split == "val" else text.batches.dataset
     if blocks is None:
         raise DataError(
@@ -144,25 +158,36 @@ def run(job: EvalJob) -> EvalResult:
         task,
         Loader(blocks, settings.train.batch_size, shuffle=False, task=task, max_samples=limit),
         tokenizer=tokenizer,
-        packed=True,
+        packed=text.num_tokens is not None,
         precision=settings.train.precision,
         device=device,
         progress=job.progress,
     )
     result.target, result.data, result.split = job.target, settings.data.source, split
+    for row in result.per_class:
+        row["name"] = names[row["class"]] if row["class"] < len(names) else None
     if own and split == "val" and (job.max_samples, job.sequence_length, job.tokenizer) == (None,) * 3:
         _compare(result, checkpoint_of(target))
     return result
 
 
-def _settings(job: EvalJob, home: Path | None, split: str, limit: int | None) -> Resolved:
-    """The run's own configuration, or the defaults; what the command line says on top."""
+def _class_names(home: Path | None) -> tuple[str, ...]:
+    file = None if home is None else home / CLASSES
+    return tuple(read_json(file)) if file is not None and file.is_file() else ()
+
+
+def _settings(job: EvalJob, home: Path | None, split: str, longest: float | None) -> Resolved:
+    """The run's own configuration, or the defaults; what the command line says on top.
+
+    `longest`: tokens that the model takes; None: it takes no tokens.
+    """
     if home is not None and (home / "config.json").is_file():
         settings = Resolved.from_json(SECTIONS, RunFolder.open(home).read_config())
     else:
         settings = resolve(SECTIONS)
-        longest = min(limit or LONGEST_DEFAULT_SEQUENCE, LONGEST_DEFAULT_SEQUENCE)
-        settings = settings.with_values({"data.sequence_length": max(longest, 2)}, source="eval")
+        if longest is not None:
+            length = int(max(min(longest, LONGEST_DEFAULT_SEQUENCE), 2))
+            settings = settings.with_values({"data.sequence_length": length}, source="eval")
     wished: dict[str, Any] = {
         "data.source": job.data,
         "data.validation_split": 0.0 if split == "all" else None,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torchstone.train.subject import Subject
 
 __all__ = ["TrainJob", "TrainResult", "run"]
+CLASSES = "classes.json"
+"""In a run folder: names of the classes, in the model's order."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def saver(tokenizer: Any, class_names: Sequence[str] = ()) -> Callable[[Path], N
         if keeps:
             tokenizer.save(folder / "tokenizer")
         if class_names:
-            write_json(folder / "classes.json", list(class_names))
+            write_json(folder / CLASSES, list(class_names))
 
     return save
 

@@ -62,8 +62,12 @@ def read_text(
     cache_dir: Path | None = None,
     part: Part = WHOLE,
     on_progress: Progress | None = None,
+    class_names: Sequence[str] = (),
 ) -> Text:
-    """The source that `data.source` names, for a model with these facts; of each batch the `part`."""
+    """The source that `data.source` names, for a model with these facts; of each batch the `part`.
+
+    `class_names`: what a trained classifier calls its classes, in its order.
+    """
     data = config.data
     task = with_normalisation(task, data.normalize_images)
     if data.document_attention and task.kind not in ("causal-lm", "masked-lm"):
@@ -73,7 +77,7 @@ def read_text(
             next="take the key out",
         )
     if task.kind in (*TEXT_TASKS, *IMAGE_TASKS):
-        return _labelled(config, task, facts, tokenizer, cache_dir, part)
+        return _labelled(config, task, facts, tokenizer, cache_dir, part, class_names)
     if task.kind not in ("causal-lm", "masked-lm"):
         raise UsageError(
             f"a source does not train a model for {task.kind}",
@@ -109,6 +113,7 @@ def _labelled(
     tokenizer: Tokenizer | None,
     cache_dir: Path | None,
     part: Part,
+    class_names: Sequence[str],
 ) -> Text:
     """Examples with labels: texts for a classifier, images for a vision model."""
     data = config.data
@@ -121,7 +126,7 @@ def _labelled(
         image_size=task.image_size or sides[0],
         num_channels=task.num_channels or facts.num_channels,
     )
-    found = read_labelled(data.source, data, sized, cache_dir=cache_dir)
+    found = read_labelled(data.source, data, sized, class_names=class_names, cache_dir=cache_dir)
     notes = list(found.notes)
     if found.corpus is not None:
         tokenizer = tokenizer or build_tokenizer(data, found.corpus, facts.vocab_size, cache_dir)

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from torchstone._errors import TorchstoneError, UsageError
 from torchstone.adapt.target import from_anywhere, parse_target
+from torchstone.adapt.tokenizer_of import find_tokenizer
+from torchstone.data.bpe import train_bpe
 
 ID = "8c78c8681a2b3c4d5e6f708192a3b4c5"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -160,3 +162,13 @@ def test_a_target_that_is_found_from_any_folder(
     (tmp_path / "here" / "model.py").touch()
     monkeypatch.chdir(tmp_path)
     assert from_anywhere(text) == found.format(tmp_path)
+
+
+def test_a_model_folder_brings_its_vocabulary_and_merges(tmp_path: Path) -> None:
+    """As most checkpoints of the GPT-2 family do, without a tokenizer.json."""
+    (tmp_path / "model.py").touch()
+    assert find_tokenizer(tmp_path / "model.py") is None
+    made = train_bpe(["a banana and a bandana"] * 4, 280)
+    made.library.model.save(str(tmp_path))
+    found = find_tokenizer(tmp_path / "model.py")
+    assert found is not None and found.encode("a band") == made.encode("a band")

@@ -12,6 +12,7 @@ from torchstone._errors import DataError, UsageError
 from torchstone.adapt.target import Target, parse_target
 from torchstone.data.saved_tokenizer import DESCRIPTION
 from torchstone.data.tokenizer import Tokenizer, load_tokenizer
+from torchstone.data.tokenizer_formats import tokenizer_files
 
 TOKENIZER = "tokenizer"
 """Its folder inside a run."""
@@ -30,7 +31,7 @@ def find_tokenizer(target: str | Path, wanted: str | Path | None = None) -> Toke
     if folder is None:
         return None
     for place in (folder / TOKENIZER, folder):
-        if (place / DESCRIPTION).is_file() or (place / "tokenizer.json").is_file():
+        if (place / DESCRIPTION).is_file() or tokenizer_files(place):
             return load_tokenizer(place)
     return None
 

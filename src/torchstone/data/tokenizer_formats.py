@@ -72,10 +72,15 @@ def open_tokenizer(path: Path) -> Tokenizer:
     return FileTokenizer.load(path)
 
 
-def _from_folder(folder: Path) -> Tokenizer:
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Files of a folder that name a tokenizer, the best first."""
     names = ["tokenizer.json", *(pair[0] for pair in PAIRS), "tokenizer.model", "spiece.model", "vocab.txt"]
     found = [folder / name for name in names if (folder / name).is_file()]
-    found += sorted(folder.glob("*.tiktoken")) + sorted(folder.glob("*.model"))
+    return found + sorted(folder.glob("*.tiktoken")) + sorted(folder.glob("*.model"))
+
+
+def _from_folder(folder: Path) -> Tokenizer:
+    found = tokenizer_files(folder)
     if not found:
         raise DataError(
             "there is no tokenizer here",

@@ -29,6 +29,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "latent": (6,),
     "window": (3, None, 0),
     "topk": (2,),
+    "warmup_steps": (0, 5),
 }
 # Settings that are worth trying together.
 TOGETHER: dict[str, tuple[dict[str, Any], ...]] = {
@@ -38,12 +39,13 @@ TOGETHER: dict[str, tuple[dict[str, Any], ...]] = {
         {"statistic": "entropy", "head_average": True},
     ),
     "mla-ct": ({"statistic": "rms", "maps": "shared"},),
+    "ra_rank1_2025": ({"window": None, "learn_alpha": True},),
     "mla-ra-ct": (
         {"statistic": "entropy", "apply": "weights", "maps": "shared", "learn_alpha": True},
         {"statistic": "max", "window": None},
     ),
 }
-COMPOSED = ("mla-ct", "mla-ra-ct")
+COMPOSED = ("mla-ct", "mla-ra-ct", "ra_rank1_2025")
 """Made of parts whose knobs are tried one by one where the parts stand alone."""
 
 

@@ -12,8 +12,8 @@ NESTED = ("attention", "mlp")
 """Sections of mechanisms inside `model.*`; only models whose blocks are ours take them."""
 
 
-_LATENT = "model.attention.name=mla|mla-ra|mla-ct|mla-ra-ct"
-_RECIPROCAL = "model.attention.name=ra|mla-ra|mla-ra-ct"
+_LATENT = "model.attention.name=mla|mla-ra|mla-ct|mla-ra-ct|ra_rank1_2025"
+_RECIPROCAL = "model.attention.name=ra|mla-ra|mla-ra-ct|ra_rank1_2025"
 _CROSS_TOKEN = "model.attention.name=ra-ct|mla-ct|mla-ra-ct"
 
 
@@ -23,7 +23,7 @@ class AttentionConfig(Section):
     name: str | None = knob(
         None,
         help="Attention of the blocks; None: as the model has it.",
-        choices=("sdpa", "mla", "mla-ra", "mla-ct", "mla-ra-ct", "ra", "ra-ct"),
+        choices=("sdpa", "mla", "mla-ra", "mla-ct", "mla-ra-ct", "ra_rank1_2025", "ra", "ra-ct"),
     )
     latent: int = knob(
         128,
@@ -48,6 +48,13 @@ class AttentionConfig(Section):
         64,
         help="Places back over which the reciprocal term counts; None: all.",
         unit="tokens",
+        ge=0,
+        depends_on=_RECIPROCAL,
+    )
+    warmup_steps: int = knob(
+        0,
+        help="The reciprocal term grows from nothing to its weight over so many steps.",
+        unit="optimizer steps",
         ge=0,
         depends_on=_RECIPROCAL,
     )

@@ -144,6 +144,9 @@ class Engine:
         self._watch = watch or SignalWatch()
         self._began = time.monotonic() - progress.seconds
         self._taken: list[Taken] = []
+        self._paced: list[Any] = [
+            each.at_step for each in module.modules() if callable(getattr(each, "at_step", None))
+        ]
         self._device = next((each.device for each in module.parameters()), torch.device("cpu"))
 
     def run(self) -> Ending:
@@ -204,6 +207,8 @@ class Engine:
         step = self._steps_taken + 1
         rate, rng = self.learning_rate(step - 1), torch_rng_state(self._device)
         measured = self.pace.logs(step)
+        for tell in self._paced:  # what warms up or anneals with the steps taken, whatever it is
+            tell(step - 1)
         outcome = train_step(window, self.objective, self.optimizer, rate, self.recipe, measured=measured)
         if outcome.targets == 0:
             raise nothing_to_learn(step)

@@ -122,14 +122,14 @@ def _reciprocal_flops(config: GPTConfig, layer: int, tokens: int) -> int:
     return latent_flops(config, layer, tokens) + score_flops(tokens, 2 * L, L, config.num_heads, window)
 
 
-def _cache(config: GPTConfig, layer: int, tokens: int) -> int:
+def latent_cache(config: GPTConfig, layer: int, tokens: int) -> int:
     return 2 * config.attention.latent * tokens
 
 
 def _reciprocal_cache(config: GPTConfig, layer: int, tokens: int) -> int:
     options = config.attention
     kept = tokens if options.window is None else min(tokens, options.window)
-    return _cache(config, layer, tokens) + config.num_heads * options.latent * kept
+    return latent_cache(config, layer, tokens) + config.num_heads * options.latent * kept
 
 
 def _ct_flops(config: GPTConfig, layer: int, tokens: int) -> int:
@@ -159,7 +159,7 @@ RECORDS = (
         make=lambda config, layer: LatentAttention(config),
         parameters=latent_parameters,
         flops=_flops,
-        cache=_cache,
+        cache=latent_cache,
         **_LATENT,
     ),
     AttentionRecord(
@@ -179,7 +179,7 @@ RECORDS = (
         make=lambda config, layer: LatentAttention(config, None, _gate(config)),
         parameters=lambda config, layer: latent_parameters(config, layer) + 2 * config.num_heads,
         flops=_ct_flops,
-        cache=_cache,
+        cache=latent_cache,
         **_LATENT,
     ),
     AttentionRecord(

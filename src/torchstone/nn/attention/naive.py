@@ -108,7 +108,8 @@ def naive_rows(layer: nn.Module, q: Float[Tensor, "T D"], k: Float[Tensor, "T D"
     reciprocity = getattr(layer, "reciprocity", None)
     if reciprocity is None:
         return naive_scores(q, k)
-    return reciprocal_rows(q, k, reciprocity.alpha, config.attention.window)
+    rows = naive_rank_one if config.attention.name == "ra_rank1_2025" else reciprocal_rows
+    return rows(q, k, reciprocity.alpha, config.attention.window)
 
 
 def naive_qkv(
@@ -137,4 +138,19 @@ def reciprocal_rows(
                 score = score + alpha * scale * (q[s] @ k[t])
             row.append(score)
         rows.append(torch.stack(row))
+    return rows
+
+
+def naive_rank_one(
+    q: Float[Tensor, "T D"], k: Float[Tensor, "T D"], alpha: Tensor | float, window: int | None
+) -> Rows:
+    """S_ts, and alpha times the product of the sums of q_t and k_s where s is at most `window` before t."""
+    scale = 1 / math.sqrt(q.shape[1])
+    rows = []
+    for t, row in enumerate(naive_scores(q, k)):
+        extra = [
+            alpha * scale * q[t].sum() * k[s].sum() if window is None or t - s <= window else q.new_zeros(())
+            for s in range(t + 1)
+        ]
+        rows.append(row + torch.stack(extra))
     return rows

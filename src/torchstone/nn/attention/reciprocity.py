@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from torchstone.nn.attention.context import Cache
 from torchstone.nn.attention.scores import Scores
+from torchstone.nn.warmup import WarmUp
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -27,9 +28,12 @@ if TYPE_CHECKING:
 class Reciprocity(nn.Module):
     """Makes the scores of queries and keys, and tells which queries to keep; alpha is one number."""
 
-    def __init__(self, alpha: float, window: int | None, *, learned: bool = False) -> None:
+    def __init__(
+        self, alpha: float, window: int | None, *, learned: bool = False, warmup_steps: int = 0
+    ) -> None:
         super().__init__()
         self.window = window
+        self.warm_up = WarmUp(warmup_steps) if warmup_steps else None
         self.alpha: nn.Parameter | float = nn.Parameter(torch.tensor(alpha)) if learned else alpha
 
     def forward(
@@ -42,10 +46,14 @@ class Reciprocity(nn.Module):
         """`past` holds the queries kept for the places before; the second result those to keep now."""
         queries = q if past is None else torch.cat([past[0], q], dim=2)
         own_keys = k[:, :, k.shape[2] - q.shape[2] :]
-        scores = Scores(q, k, scale, self.alpha * own_keys, queries, self.window)
+        scores = Scores(q, k, scale, self.weight() * own_keys, queries, self.window)
         surplus = 0 if self.window is None else max(0, queries.shape[2] - self.window)
         # A copy, for a view would keep the queries of all places.
         return scores, (queries[:, :, surplus:].clone() if surplus else queries,)
+
+    def weight(self) -> Tensor | float:
+        """Alpha, as far as it has warmed up."""
+        return self.alpha if self.warm_up is None else self.warm_up(self.alpha)
 
     def extra_repr(self) -> str:
         learned = isinstance(self.alpha, nn.Parameter)
@@ -54,4 +62,6 @@ class Reciprocity(nn.Module):
 
 def make_reciprocity(config: GPTConfig) -> Reciprocity:
     options = config.attention
-    return Reciprocity(options.alpha, options.window, learned=options.learn_alpha)
+    return Reciprocity(
+        options.alpha, options.window, learned=options.learn_alpha, warmup_steps=options.warmup_steps
+    )

@@ -1,9 +1,14 @@
-"""300 seeded typos in keys and values, in every layer: all refused, with the right suggestion and place."""
+"""Seeded typos in keys, symbols, switches and values, in every layer: all refused, with the right place.
+
+The right word is the first suggestion. A slip that lies as near to another word has no right one.
+"""
 
 from __future__ import annotations
 
 import random
+import re
 import string
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -36,15 +41,37 @@ def mutate(word: str, rng: random.Random) -> str:
             return wrong
 
 
+def slips(word: str) -> set[str]:
+    """Every word one slip away: the letters of `mutate`, none of its chance."""
+    pairs = [(word[:at], word[at:]) for at in range(len(word) + 1)]
+    letters = [*string.ascii_lowercase, *string.digits, "_", "."]
+    return {
+        *(a + b[1:] for a, b in pairs if b),
+        *(a + b[1] + b[0] + b[2:] for a, b in pairs if len(b) > 1),
+        *(a + letter + b[1:] for a, b in pairs if b for letter in letters),
+        *(a + letter + b for a, b in pairs for letter in letters),
+    }
+
+
+def is_plain(wrong: str, known: Iterable[str]) -> bool:
+    """Whether only one known word is a slip away."""
+    return len(slips(wrong) & set(known)) == 1
+
+
 def key_typos(count: int) -> list[tuple[str, str, str]]:
     rng = random.Random(0)
     found: list[tuple[str, str, str]] = []
     while len(found) < count:
         key = rng.choice(list(KNOBS))
         wrong = mutate(key, rng)
-        if wrong not in KNOBS and wrong[0] != ".":
+        if wrong not in KNOBS and wrong[0] != "." and is_plain(wrong, KNOBS):
             found.append((LAYERS[len(found) % len(LAYERS)], key, wrong))
     return found
+
+
+def first_suggestion(text: str) -> str:
+    found = re.search(r"did you mean '([^']*)'", text)
+    return found[1] if found else ""
 
 
 def refusal(layer: str, key: str, text: str, folder: Path) -> ConfigError:
@@ -52,7 +79,7 @@ def refusal(layer: str, key: str, text: str, folder: Path) -> ConfigError:
     path = folder / {"toml": "a.toml", "json": "a.json"}.get(layer, "mine")
     section, _, name = key.partition(".")
     if layer == "toml":
-        path.write_text(f'[{section}]\n"{name}" = "{text}"\n')
+        path.write_text(f'[{section}]\n{name} = "{text}"\n')
     elif layer == "json":
         path.write_text(f'{{"{section}": {{"{name}": "{text}"}}}}')
     elif layer == "defconfig":
@@ -68,13 +95,13 @@ def refusal(layer: str, key: str, text: str, folder: Path) -> ConfigError:
     return caught.value
 
 
-@pytest.mark.parametrize(("layer", "key", "wrong"), key_typos(200))
+@pytest.mark.parametrize(("layer", "key", "wrong"), key_typos(300))
 def test_a_misspelt_key_is_refused_with_the_right_one(
     layer: str, key: str, wrong: str, tmp_path: Path
 ) -> None:
     error = refusal(layer, wrong, write(KNOBS[key], KNOBS[key].default), tmp_path)
     right = symbol_of(key) if layer in ("environment", "defconfig") else key
-    assert f"{right!r}" in error.why, str(error)
+    assert first_suggestion(error.why) == right, str(error)
     where = {
         "set": "--set",
         "environment": f"environment {symbol_of(wrong)}",
@@ -87,7 +114,7 @@ def test_a_misspelt_key_is_refused_with_the_right_one(
 
 def value_typos(count: int) -> list[tuple[str, str, str, str]]:
     """(layer, key, wrong text, what the message must hold)."""
-    rng = random.Random(1)
+    rng = random.Random(0)
     found: list[tuple[str, str, str, str]] = []
     keys = [key for key, knob in KNOBS.items() if knob.choices or knob.kind != "str"]
     while len(found) < count:
@@ -96,10 +123,12 @@ def value_typos(count: int) -> list[tuple[str, str, str, str]]:
         layer = LAYERS[len(found) % 3]
         if knob.choices:
             right = rng.choice(knob.choices)
-            wrong, must = mutate(right, rng), f"{right!r}"
+            wrong, must = mutate(right, rng), f"did you mean {right!r}"
+            if not is_plain(wrong, knob.alternatives):
+                continue
         elif knob.kind == "bool":
             right = rng.choice(("true", "false", "yes"))
-            wrong, must = mutate(right, rng), f"{right!r}"
+            wrong, must = mutate(right, rng), f"did you mean {right!r}"
         else:
             right = write(knob, knob.default) if knob.default is not None else "12"
             wrong = rng.choice(
@@ -159,8 +188,19 @@ def test_the_same_name_in_another_section_comes_before_a_similar_name_in_this_on
 
 
 def test_a_misspelt_switch_of_a_choice_finds_the_switch(tmp_path: Path) -> None:
-    tree = Tree(HOUSE)
-    right = member_symbol(KNOBS["optim.schedule"], "constant")
-    (tmp_path / "mine").write_text(f"{right.replace('CONSTANT', 'CONSTNAT')}=y\n")
-    (only,) = tree.read(tmp_path / "mine", "mine").mistakes
-    assert right in only.why
+    tree, rng = Tree(HOUSE), random.Random(2)
+    switches = [member_symbol(knob, text) for knob in KNOBS.values() for text in knob.alternatives]
+    settings = [knob.symbol for knob in KNOBS.values()]
+    words = {each.removeprefix("CONFIG_").lower() for each in (*switches, *settings)}
+    typos: list[tuple[str, str]] = []
+    while len(typos) < 100:
+        right = rng.choice(switches).removeprefix("CONFIG_")
+        wrong = mutate(right.lower(), rng)
+        if wrong not in words and is_plain(wrong, words):
+            typos.append((f"CONFIG_{right}", f"CONFIG_{wrong.upper()}"))
+    path = tmp_path / "mine"
+    path.write_text("".join(f"{wrong}=y\n" for _, wrong in typos))
+    mistakes = tree.read(path, "mine").mistakes
+    assert [each.line for each in mistakes] == list(range(1, 101))
+    for (right, _), mistake in zip(typos, mistakes, strict=True):
+        assert first_suggestion(mistake.why) == right, mistake

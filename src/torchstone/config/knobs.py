@@ -188,7 +188,8 @@ def suggest_key(wrong: str, known: Iterable[str]) -> str:
     name = wrong.rpartition(".")[2]
     same_name = [key for key in keys if key.rpartition(".")[2] == name]
     if same_name:
-        return f"did you mean {' or '.join(map(repr, same_name[:3]))}?"
+        nearest_first = get_close_matches(wrong, same_name, n=3, cutoff=0.0)
+        return f"did you mean {' or '.join(map(repr, nearest_first))}?"
     if "." in wrong:
         return suggest(wrong, keys)
     by_name = {key.rpartition(".")[2]: key for key in reversed(keys)}

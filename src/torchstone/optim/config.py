@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import model_validator
+
 from torchstone.config.schema import Section, knob
 
 OPTIMIZER_NAMES = (
@@ -138,3 +140,130 @@ class OptimConfig(Section):
     max_grad_norm: float | None = knob(
         1.0, help="Clip the global gradient norm to this; None does not clip.", unit="L2 norm", gt=0.0
     )
+
+
+PRUNING_METHODS = (
+    "magnitude",
+    "movement",
+    "movement_displacement",
+    "state",
+    *(f"bitter{number}" for number in range(6)),
+    "bitter5_inverted_2025",
+    "bitter6",
+    "bitter7_to_20251105",
+    "bitter7_from_20251106",
+    "bitter8_to_20251114",
+    "bitter8_from_20251115",
+    "bitter9_to_20251114",
+    "bitter9_from_20251115",
+    "bitter10z",
+    "bitter10s",
+    "bitter10c",
+)
+_PRUNED = "prune.method!=none"
+
+
+class PruneConfig(Section):
+    """`prune.*`: which weights are made zero while the model trains, and when."""
+
+    method: str = knob(
+        "none",
+        help="What a weight is worth, by its name in the registry.",
+        choices=("none", *PRUNING_METHODS),
+    )
+    sparsity: float = knob(
+        0.5,
+        help="Share of the prunable weights that is zero at the end.",
+        unit="fraction",
+        gt=0.0,
+        lt=1.0,
+        depends_on=f"{_PRUNED} && prune.pattern=weights|channels|heads",
+    )
+    pattern: str = knob(
+        "weights",
+        help="What goes at a time: single weights, channels, heads, or all but N of M neighbours.",
+        choices=("weights", "channels", "heads", "2:4", "4:8", "1:4"),
+        depends_on=_PRUNED,
+    )
+    scope: str = knob(
+        "global",
+        help="How sparsity is shared out: one ranking, each tensor alike, deeper ones more, so that a ratio "
+        "of MLP to attention is met, or one ranking weighted by part.",
+        choices=("global", "layer", "depth", "ratio", "structure"),
+        depends_on=f"{_PRUNED} && prune.pattern=weights|channels|heads",
+    )
+    ratio: float | None = knob(
+        None,
+        help="MLP weights per attention weight that stay; None: as many as the model has.",
+        gt=0.0,
+        depends_on="prune.scope=ratio",
+    )
+    importance_attention: float = knob(
+        2.5, help="Scores of attention are multiplied by this.", gt=0.0, depends_on="prune.scope=structure"
+    )
+    importance_mlp: float = knob(
+        1.0, help="Scores of MLPs are multiplied by this.", gt=0.0, depends_on="prune.scope=structure"
+    )
+    importance_coupling: float = knob(
+        3.0,
+        help="Scores of coupling terms are multiplied by this.",
+        gt=0.0,
+        depends_on="prune.scope=structure",
+    )
+    schedule: str = knob(
+        "cubic",
+        help="How sparsity grows from start to end.",
+        choices=("cubic", "linear", "cube_2025"),
+        depends_on=_PRUNED,
+    )
+    start: float = knob(
+        0.1,
+        help="Share of all optimizer steps before pruning begins.",
+        unit="fraction",
+        ge=0.0,
+        lt=1.0,
+        depends_on=_PRUNED,
+    )
+    end: float = knob(
+        0.75,
+        help="Share of all optimizer steps after which masks stay as they are.",
+        unit="fraction",
+        gt=0.0,
+        le=1.0,
+        depends_on=_PRUNED,
+    )
+    every: int = knob(
+        50, help="Steps between two masks on the way.", unit="optimizer steps", ge=1, depends_on=_PRUNED
+    )
+    threshold: str = knob(
+        "exact",
+        help="Exactly as many weights as promised, or by a sample of the scores, which is quicker.",
+        choices=("exact", "sampled"),
+        depends_on=f"{_PRUNED} && prune.pattern=weights",
+    )
+    sample: float = knob(
+        0.02,
+        help="Share of the scores that is sampled, at least 4096 of them.",
+        unit="fraction",
+        gt=0.0,
+        le=1.0,
+        depends_on="prune.threshold=sampled",
+    )
+    epsilon: float = knob(
+        1e-3,
+        help="Added to the second moment, as a share of the tensor's mean.",
+        unit="multiple of the mean",
+        gt=0.0,
+        depends_on="prune.method=state",
+    )
+    head: bool = knob(
+        False,
+        help="Prune the output layer too, and the embedding with it where they are tied.",
+        depends_on=_PRUNED,
+    )
+
+    @model_validator(mode="after")
+    def _ends_after_its_start(self) -> PruneConfig:
+        if self.start >= self.end:
+            raise ValueError(f"prune.start = {self.start:g} is not before prune.end = {self.end:g}")
+        return self

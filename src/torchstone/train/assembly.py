@@ -14,12 +14,14 @@ import torch
 from torchstone._errors import ConfigError
 from torchstone._seeds import preserved_rng
 from torchstone.config.resolve import Resolved
+from torchstone.optim.pruning.pruner import Pruner, build_pruner
 from torchstone.optim.registry import OPTIMIZERS, build_optimizer
 from torchstone.optim.schedule import learning_rate_at
 from torchstone.tracking.checkpoint import Checkpoint
 from torchstone.tracking.run_folder import RunFolder
 from torchstone.train.average import WeightAverage
 from torchstone.train.chunked_loss import chunk_of
+from torchstone.train.constraint import FREE
 from torchstone.train.device import bring
 from torchstone.train.devices import refuse_apart
 from torchstone.train.engine import Engine
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from torchstone.tracking.writer import MetricWriter
 
 log = logging.getLogger(__name__)
+PRUNER = "pruner"
+"""Name of its state in a checkpoint."""
 
 
 def assemble(
@@ -104,6 +108,11 @@ def _learner(subject: Subject, config: Resolved, found: Checkpoint | None) -> _L
     optimizer = build_optimizer(subject.module, config.optim)
     update = update_of(subject, config, optimizer, spread)
     states = _states(subject, config, update)
+    pruner = pruner_of(subject, config, optimizer, update)
+    if pruner is not None:
+        states[PRUNER] = pruner
+        if isinstance(average := states.get("average"), WeightAverage):
+            pruner.followers.append(average.tensors())
     progress = Progress()
     if found is not None:
         found = spread.opened(found, optimizer)
@@ -124,6 +133,22 @@ def update_of(
     if subject.device.type == "cuda" and DeviceUpdate.suits(optimizer):
         return DeviceUpdate(gradients, subject.device, sticky=config.train.on_nonfinite == "stop")
     return HostUpdate(gradients)
+
+
+def pruner_of(
+    subject: Subject, config: Resolved, optimizer: torch.optim.Optimizer, update: Update
+) -> Pruner | None:
+    """Who makes weights zero, if anybody; gradients of these are masked before they are measured."""
+    pruner = build_pruner(
+        subject.module,
+        optimizer,
+        config.prune,
+        total_steps=pace_of(subject, config).total_steps,
+        optimizer_name=config.optim.name,
+    )
+    if pruner is not None:
+        update.gradients.preparations.insert(0, pruner.mask_gradients)
+    return pruner
 
 
 def _states(subject: Subject, config: Resolved, update: Update) -> dict[str, Stateful]:
@@ -168,6 +193,7 @@ def _engine(
         watch=watch,
         policy=Policy(loop.on_nonfinite, loop.max_nonfinite),
         average=states.get("average"),  # type: ignore[arg-type]
+        constraint=states.get(PRUNER, FREE),  # type: ignore[arg-type]
         health=_health(subject, config, update),
         keep_incident=functools.partial(
             keep_incident,
@@ -246,7 +272,14 @@ def refuse_without_effect(config: Resolved, subject: Subject) -> None:
 
 
 def refuse_split(config: Resolved) -> None:
-    """An optimizer whose state FSDP cannot split."""
+    """An optimizer whose state FSDP cannot split; pruning of weights that are not there as a whole."""
+    if config.prune.method != "none" and (config.train.strategy == "fsdp" or config.train.lora_rank):
+        raise ConfigError(
+            f"prune.method = {config.prune.method} does not go with "
+            + ("train.lora_rank" if config.train.lora_rank else "train.strategy = fsdp"),
+            why="weights are ranked whole, and pruned where they learn",
+            next="--set train.strategy=ddp and train.lora_rank=0, or --set prune.method=none",
+        )
     why_not = OPTIMIZERS.get(config.optim.name).no_fsdp
     if config.train.strategy == "fsdp" and why_not is not None:
         raise ConfigError(

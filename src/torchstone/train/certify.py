@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchstone._seeds import preserved_rng, seed_everything
 from torchstone.optim.registry import build_optimizer
-from torchstone.train.assembly import objective_of, update_of
+from torchstone.train.assembly import objective_of, pruner_of, update_of
 from torchstone.train.device import bring
 from torchstone.train.engine import windows
 from torchstone.train.objective import PreparedBatches
@@ -119,13 +119,15 @@ def _traces(subject: Subject, job: TrainJob, steps: int) -> Iterator[Trace]:
     config = job.settings
     optimizer = build_optimizer(subject.module, config.optim)
     objective = objective_of(subject, config)
-    recipe = Recipe(
-        update_of(subject, config, optimizer), autocast_of(config.train.precision, subject.device)
-    )
+    update = update_of(subject, config, optimizer)
+    pruner = pruner_of(subject, config, optimizer, update)
+    recipe = Recipe(update, autocast_of(config.train.precision, subject.device))
     batches = windows(PreparedBatches(subject.batches, objective), config.train.gradient_accumulation_steps)
     for step, (window, _) in zip(range(1, steps + 1), batches, strict=False):
         with _Recorder(subject.module, step) as recorder:
-            train_step(window, objective, optimizer, config.optim.learning_rate, recipe)
+            taken = train_step(window, objective, optimizer, config.optim.learning_rate, recipe)
+            if pruner is not None:
+                pruner.after_step(step, lambda made=taken.update: made.was_made)  # type: ignore[misc]
         yield from recorder.traces
     for name, each in subject.module.state_dict().items():
         yield Trace(steps, name, "weights at the end", _checksum(each))

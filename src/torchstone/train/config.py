@@ -8,7 +8,7 @@ from torchstone._lazy import lazily
 from torchstone.config.schema import Section, knob
 from torchstone.data.config import DataConfig
 from torchstone.nn.config import ModelConfig
-from torchstone.optim.config import OptimConfig
+from torchstone.optim.config import OptimConfig, PruneConfig
 from torchstone.tracking.config import TrackingConfig
 
 if TYPE_CHECKING:
@@ -175,6 +175,7 @@ SECTIONS: dict[str, type[Section]] = {
     "model": ModelConfig,
     "data": DataConfig,
     "optim": OptimConfig,
+    "prune": PruneConfig,
     "train": LoopConfig,
     "tracking": TrackingConfig,
 }

@@ -30,6 +30,7 @@ from torchstone._errors import DataError
 from torchstone._seeds import preserved_rng, torch_rng_state
 from torchstone.tracking.checkpoint import newest_good
 from torchstone.train.average import WeightAverage
+from torchstone.train.constraint import FREE, Constraint
 from torchstone.train.health import LayerHealth
 from torchstone.train.hooks import EpochInfo, EvalInfo, Hooks, StepInfo
 from torchstone.train.memory import memory_told
@@ -39,7 +40,7 @@ from torchstone.train.ranks import IN_PLACE, Spread
 from torchstone.train.saving import Keeping
 from torchstone.train.signals import TRY_AGAIN, SignalWatch, exit_code_of
 from torchstone.train.snapshot import restore_snapshot
-from torchstone.train.step import Micro, Objective, Recipe, StepOutcome, train_step
+from torchstone.train.step import Micro, Objective, Recipe, StepOutcome, nothing_to_learn, train_step
 from torchstone.train.update import DeviceUpdate, clip_factor
 from torchstone.train.validation import Measuring, validate
 
@@ -115,6 +116,7 @@ class Engine:
         watch: SignalWatch | None = None,
         policy: Policy | None = None,
         average: WeightAverage | None = None,
+        constraint: Constraint = FREE,
         health: LayerHealth | None = None,
         keep_incident: Callable[[Taken, NonFinite], None] | None = None,
         spread: Spread = IN_PLACE,
@@ -137,6 +139,7 @@ class Engine:
         self.policy = policy or Policy()
         self.average = average
         """Averaged weights; where there are any, they are what is validated."""
+        self.constraint = constraint
         self.health = health
         self.keep_incident = keep_incident
         self.spread = spread
@@ -212,6 +215,7 @@ class Engine:
         outcome = train_step(window, self.objective, self.optimizer, rate, self.recipe, measured=measured)
         if outcome.targets == 0:
             raise nothing_to_learn(step)
+        self.constraint.after_step(step, lambda: outcome.update.was_made)
         if self.average is not None and outcome.update.made is not False:
             self.average.follow(outcome.update.bad)
         self._taken.append(Taken(step, window, rng, outcome, rate, loader_state))
@@ -356,6 +360,7 @@ class Engine:
         assert self.validation is not None
         averaged = contextlib.nullcontext() if self.average is None else self.average.in_place()
         with averaged:
+            satisfied = self.constraint.require()
             means = validate(
                 self.module,
                 self.objective,
@@ -364,7 +369,7 @@ class Engine:
                 stop=lambda: self._asked_to_stop() > OUT_OF_TIME,
                 ranks=self.recipe.ranks,
             )
-        return None if means is None else {f"val/{name}": value for name, value in means.items()}
+        return None if means is None else {f"val/{key}": value for key, value in means.items()} | satisfied
 
     def _judge(self, metrics: dict[str, float], seconds: float) -> bool:
         progress, loss = self.progress, metrics["val/loss"]
@@ -489,12 +494,3 @@ def windows(batches: Batches, size: int) -> Iterator[tuple[list[Micro], dict[str
             yield window, state
         if empty:
             raise DataError("there is not a single training batch", why="the data is empty or used up")
-
-
-def nothing_to_learn(step: int) -> DataError:
-    return DataError(
-        "a whole optimizer step has nothing to learn from",
-        where=f"step {step}",
-        why="no label counts: sequences shorter than two tokens, or all of it padding",
-        next="check the tokenizer's pad token and the sequence length",
-    )

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from torchstone._errors import DataError
 from torchstone.optim.groups import rate_of
 from torchstone.train.ranks import ALONE, Ranks
 from torchstone.train.update import Applied, Update
@@ -88,3 +89,12 @@ def train_step(
     applied = recipe.update.apply(optimizer, [each["loss"] for each in sums])
     recipe.update.gradients.clear()
     return StepOutcome(sums, targets, applied)
+
+
+def nothing_to_learn(step: int) -> DataError:
+    return DataError(
+        "a whole optimizer step has nothing to learn from",
+        where=f"step {step}",
+        why="no label counts: sequences shorter than two tokens, or all of it padding",
+        next="check the tokenizer's pad token and the sequence length",
+    )

@@ -87,7 +87,7 @@ def check(
     from torchstone.checks.run import CheckJob, run
 
     job = CheckJob.of(settings, trust=trust, device=device)
-    show = _Progress(quiet)
+    show = Progress(quiet)
     with redirect_stdout(sys.stderr):  # what a model prints is not our result
         report = run(job, dry_run=dry_run, progress=show.line, tell=show.tell)
     if html:
@@ -103,7 +103,7 @@ def check(
     return 0 if dry_run or report.verdict in ("pass", "warn") else 1
 
 
-class _Progress:
+class Progress:
     """Says on stderr which check runs where somebody watches, and what is known of a stranger."""
 
     def __init__(self, quiet: bool) -> None:

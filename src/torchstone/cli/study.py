@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from torchstone._errors import UsageError
+from torchstone.cli.check import Progress
 from torchstone.cli.session import Json, Quiet, Verbose, console, print_json, split_commas, start_logging
 
 if TYPE_CHECKING:
-    from torchstone.study.plan import Plan
+    from torchstone.study.run import StudyJob
 
 app = typer.Typer(
     help="List and show studies; prove every step of one before it costs.",
@@ -71,7 +74,10 @@ def show(
 ) -> None:
     """Show what a study comes to: arms, what they change, what they claim, what was dropped and why."""
     start_logging(quiet, verbose)
-    plan = read_plan(name, only=only, steps=steps, seeds=seeds, config=config, assignments=set_)
+    from torchstone.study.run import planned
+
+    job = study_job(name, only=only, steps=steps, seeds=seeds, config=config, assignments=set_)
+    plan = planned(job)
     if as_json:
         from torchstone.study.plan_info import plan_info
 
@@ -85,7 +91,43 @@ def show(
         console().print(plan_table(plan))
 
 
-def read_plan(
+@app.command("check", epilog="Example:  torchstone study check widths --steps 1,2")
+def check(
+    name: Name,
+    only: Only = None,
+    steps: Steps = None,
+    config: File = None,
+    set_: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Prove every step: that it does what it claims, learns, leaks nothing and can be resumed. Costs seconds.
+
+    Exit code 0: every claim holds; 1: one does not.
+    """
+    start_logging(quiet, verbose)
+    from torchstone.study.run import check as prove
+
+    job = study_job(name, only=only, steps=steps, config=config, assignments=set_)
+    show = Progress(quiet)
+    with redirect_stdout(sys.stderr):  # what a model prints is not our result
+        proof = prove(job, show.line)
+    if verbose:
+        import traceback
+
+        for error in (each.error for each in proof.steps if each.error is not None):
+            traceback.print_exception(error)
+    if as_json:
+        print_json(proof.to_dict())
+    else:
+        from torchstone.cli.study_view import proof_table
+
+        console().print(proof_table(proof, name, quiet=quiet, everything=bool(verbose)))
+    return 0 if proof.verdict in ("pass", "warn") else 1
+
+
+def study_job(
     name: str,
     *,
     only: str | None = None,
@@ -93,17 +135,20 @@ def read_plan(
     seeds: str | None = None,
     config: Path | None = None,
     assignments: list[str] | None = None,
-) -> Plan:
+) -> StudyJob:
     """The chosen part of a study, as the command line names it."""
     from torchstone.cli.settings import assignment
-    from torchstone.study.plan import base_of, plan_study, select
-    from torchstone.study.study_file import read_study
+    from torchstone.study.run import StudyJob
 
-    study = read_study(name)
-    overrides: list[tuple[str, str | None]] = [assignment(each) for each in assignments or ()]
-    base = base_of(study, file=config, overrides=overrides, environ=os.environ)
-    plan = plan_study(study, base)
-    return select(plan, only=split_commas(only), steps=split_commas(steps), seeds=_seeds(seeds))
+    return StudyJob(
+        name,
+        only=split_commas(only),
+        steps=split_commas(steps),
+        seeds=_seeds(seeds),
+        config=config,
+        overrides=tuple(assignment(each) for each in assignments or ()),
+        environ=os.environ,
+    )
 
 
 def _seeds(text: str | None) -> tuple[int, ...]:

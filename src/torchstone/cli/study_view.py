@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from torchstone.study.plan import Plan
+    from torchstone.study.prove.proof import Proof
 
 
 def plan_table(plan: Plan) -> RenderableType:
@@ -30,6 +31,39 @@ def plan_table(plan: Plan) -> RenderableType:
     count = f"{len(plan.cells)} cells: {len(plan.chosen_arms)} arms, seeds {', '.join(map(str, seeds))}"
     lines = [Text(each) for each in (dropped_sentence(plan), count) if each]
     return Group(title, table, *lines)
+
+
+def proof_table(proof: Proof, study: str, *, quiet: bool = False, everything: bool = False) -> RenderableType:
+    """One row for each step, then what does not hold with the command to look closer."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
+    heads = ("id", "name", "verdict", "parameters", "FLOPs", "KV bytes/token", "claims")
+    table = Table(*heads, box=None, pad_edge=False)
+    colours = {"pass": "green", "fail": "red", "error": "red"}
+    lines: list[RenderableType] = []
+    for step in proof.steps:
+        held = f"{len(step.claims) - len(step.broken)}/{len(step.claims)}"
+        numbers = [_number(each) for each in (step.parameters, step.flops, step.kv_bytes_per_token)]
+        status = Text(step.status, style=colours.get(step.status, ""))
+        table.add_row(escape(step.id), escape(step.name), status, *numbers, held)
+        for claim in step.claims if everything else step.broken:
+            sign = "holds" if claim.holds else "fails"
+            said = f"expected {claim.expected}; measured {claim.measured}"
+            lines.append(Text(f"{step.id}  {sign}  {claim.claim}: {said}"))
+        if step.broken and not everything:
+            option = "--steps" if proof.kind == "ablation" else "--only"
+            lines.append(Text(f"   look closer:  torchstone study check {study} {option} {step.id} -v"))
+    lines += [Text(f"note: {each}") for each in proof.notes]
+    count = sum(len(step.claims) for step in proof.steps)
+    total = Text(f"{proof.verdict}: {len(proof.steps)} steps, {count} claims, {proof.seconds:.1f} s")
+    return Group(*lines, total) if quiet else Group(table, *lines, total)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
 def assigned(settings: Mapping[str, Any], sign: str = " = ") -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from torchstone._registry import Registry
 
 CHANGE = re.compile(r"([+-])([0-9][0-9_]*)|(>=|<=|>|<)\s*0|=\s*([0-9][0-9_]*)|x\s*([0-9]+(?:\.[0-9]+)?)")
-FACETS = ("init", "optimizer", "schedule", "data", "loop")
+FACETS = ("init", "optimizer", "schedule", "data")
 """What a step leaves alone unless its `set` says otherwise."""
 
 
@@ -56,7 +56,7 @@ def is_absolute(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("=")
 
 
-def holds(expected: str, value: int, parent: int | None) -> bool:
+def holds(expected: str, value: int | float, parent: int | float | None) -> bool:
     """Whether `value` fulfils a change expression; `parent` is the same quantity of the parent.
 
     >>> holds("+12", 112, 100), holds("x0.50", 50, 100), holds("=112", 112, None), holds("<0", 101, 100)
@@ -121,10 +121,12 @@ for _name, _what in (
     ("flops", "floating point operations of one forward pass of the full model over one sequence"),
     ("kv_bytes_per_token", "bytes that the cache of the full model grows by with each token of a sequence"),
     ("tokens_per_update", "tokens that one optimizer step sees; +0 unless claimed otherwise"),
+    ("updates", "optimizer steps of a run; +0 unless claimed otherwise"),
 ):
     CLAIMS.add(ClaimKind(name=_name, summary=_what, fault=_change))
 for _name, _what in (
-    ("output", "the untrained model's output, from the same weights where both have them"),
+    ("output", "the model's output, where all that both have is the same and nothing is zero"),
+    ("start", "the output of the model as it begins, with the parent's weights where both have them"),
     ("update", "the weights after a few optimizer steps from the same weights on the same tokens"),
 ):
     CLAIMS.add(ClaimKind(name=_name, summary=_what, fault=_verdict))
@@ -147,8 +149,15 @@ CLAIMS.add(
 CLAIMS.add(
     ClaimKind(
         name="neutral",
-        summary="with these knobs the output equals the parent's, from the same weights",
+        summary="with these knobs the output equals the parent's, where all that both have is the same",
         fault=_settings,
+    )
+)
+CLAIMS.add(
+    ClaimKind(
+        name="changed",
+        summary=f"what differs from the parent ({', '.join(FACETS)}), although `set` does not touch it",
+        fault=_facets,
     )
 )
 CLAIMS.add(

@@ -1,0 +1,89 @@
+"""An arm's model at its full size, on the meta device: shapes without memory, operations without work."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from torchstone.adapt.load import LoadedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullSize:
+    """What is known of the full model without building it in memory."""
+
+    config: Mapping[str, Any]
+    """What the model says of itself."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of every parameter, tied ones under their first name."""
+    parameters: int
+    flops: int | None
+    """Of one forward pass over one sequence; None: the model takes no ids, or cannot run without values."""
+    kv_bytes_per_token: int | float | None
+    """What a cache holds for a whole sequence, shared over its tokens, in the weights' own format."""
+    weight_bytes: int
+    note: str = ""
+
+
+def measure_full_size(loaded: LoadedModel, length: int) -> FullSize:
+    """Measure a model that was loaded under `torch.device("meta")`, over one sequence of `length` tokens."""
+    module = loaded.module.eval()
+    named = dict(module.named_parameters())
+    flops, kept, note = _forward(module, length)
+    return FullSize(
+        config=loaded.config,
+        shapes={name: tuple(each.shape) for name, each in named.items()},
+        parameters=sum(each.numel() for each in named.values()),
+        flops=flops,
+        kv_bytes_per_token=kept,
+        weight_bytes=sum(each.numel() * each.element_size() for each in named.values()),
+        note=note,
+    )
+
+
+def _forward(module: nn.Module, length: int) -> tuple[int | None, int | float | None, str]:
+    takes = inspect.signature(module.forward).parameters
+    if "input_ids" not in takes:
+        return None, None, "the model takes no input_ids"
+    asks = {"use_cache": True} if "use_cache" in takes else {}
+    device = next(module.parameters()).device
+    ids = torch.zeros(1, length, dtype=torch.long, device=device)
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            output = module(input_ids=ids, **asks)
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        return None, None, f"it cannot run without values: {error}".splitlines()[0]
+    cache = getattr(output, "past_key_values", None)
+    total = sum(each.numel() * each.element_size() for each in _distinct(_tensors(cache)))
+    per_token: int | float | None = None
+    if cache is not None:
+        per_token = total // length if total % length == 0 else total / length
+    return int(counter.get_total_flops()), per_token, ""
+
+
+def _tensors(value: Any) -> Iterable[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _tensors(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _tensors(each)
+    elif hasattr(value, "__dict__"):
+        yield from _tensors(vars(value))
+
+
+def _distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Each piece of memory once, however many names a cache has for it."""
+    found: dict[tuple[Any, ...], Tensor] = {}
+    for each in tensors:
+        place = (each.untyped_storage()._cdata, each.storage_offset(), tuple(each.shape), each.stride())
+        found.setdefault(place, each)
+    return list(found.values())

@@ -53,3 +53,37 @@ def test_a_wrong_file_is_told_with_its_line(torchstone: Callable[..., Any], tmp_
     assert answer.code == 2
     assert "bad.toml:6" in answer.err
     assert "did you mean 'set'" in answer.err
+
+
+def test_check_prints_the_documented_object(torchstone: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "two.toml").write_text(TWO)
+    answer = torchstone("study", "check", "two.toml", "--json")
+    jsonschema.validate(answer.object, schema("torchstone.study-check/1"))
+    assert answer.code == 0
+    assert [each["status"] for each in answer.object["steps"]] == ["pass", "pass"]
+
+
+def test_a_claim_that_fails_is_told_with_the_command_to_look_closer(
+    torchstone: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "two.toml").write_text(TWO.replace('"<0"', '"+0"'))
+    answer = torchstone("study", "check", "two.toml", "--steps", "1")
+    assert answer.code == 1
+    assert "1  fails  parameters: expected +0; measured -" in answer.out
+    assert "torchstone study check two.toml --steps 1 -v" in answer.out
+
+
+TWO = """\
+[study]
+name = "two"
+kind = "ablation"
+[study.set]
+model = { vocab_size = 64, d_model = 16, num_layers = 1, num_heads = 2, max_seq_len = 32 }
+[[step]]
+id = "0"
+[[step]]
+id = "1"
+parent = "0"
+set = { "model.d_ff" = 32 }
+claims = { parameters = "<0" }
+"""

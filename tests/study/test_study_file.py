@@ -45,7 +45,7 @@ def test_a_matrix_is_read_as_it_stands(tmp_path: Path) -> None:
         ("seeds = [1, 2]", "seed = [1, 2]", 5, "did you mean 'seeds'?"),
         ('parameters = "<0"', 'parameters = "less"', 14, "+123"),
         ('parameters = "<0"', "parameters = -5", 14, "+123"),
-        ('parameters = "<0"', 'paramters = "<0"', 14, "did you mean 'parameters'?"),
+        ('parameters = "<0"', 'paramters = "<0"', 14, "did you mean 'parameters'"),
         ('id = "0"', 'id = "0"\nclaims = { flops = "+0" }', 9, "there is none"),
         ('"model.d_ff" = 64', '"train.random_seed" = 64', 13, "seed of a cell"),
         ('[[step]]\nid = "0"', '[[axis]]\nname = "0"', 7, "a matrix or an ablation, not both"),

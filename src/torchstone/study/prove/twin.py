@@ -13,6 +13,7 @@ from typing import Any
 from torchstone.config.knobs import Knob, knobs_of
 from torchstone.config.layers import BACK_TO_DEFAULT
 from torchstone.config.resolve import Resolved
+from torchstone.config.values import in_effect
 
 UPDATES = 6
 """Optimizer steps of a twin's life."""
@@ -25,7 +26,8 @@ SCALED_STEPS = "optimizer steps"
 ROWS, MICRO_STEPS = 2, 2
 TOKENS = 40
 """Of a twin's sequence; more than the chunks and blocks that mechanisms usually work in."""
-LEAST_WIDTH, LEAST_HEAD = 48, 8
+BLOCKS = 2
+LEAST_WIDTH, LEAST_HEAD, LEAST_TOKENS = 48, 8, 4
 VOCABULARY = 256
 SEED = 1
 UNSCALED_AT_MOST = 20_000_000
@@ -59,7 +61,10 @@ class Scale:
 def sizes_of(settings: Resolved, config: Mapping[str, Any]) -> dict[str, int]:
     """Key -> size of every knob of the model with a unit that can shrink; `config` tells those left open."""
     found = {}
+    knobs = knobs_of(settings.sections)
     for key in _size_knobs(settings):
+        if not in_effect(key, knobs, settings.plain):
+            continue
         value = settings.plain[key]
         if value is None:
             value = _in_config(config, key)
@@ -74,28 +79,24 @@ def scale_of(arms: Sequence[Mapping[str, int]], knobs: Mapping[str, Knob]) -> Sc
     heads = {arm["model.d_model"] // arm["model.num_heads"] for arm in arms if _has_heads(arm)}
     narrowest = min((arm["model.d_model"] for arm in arms if "model.d_model" in arm), default=0)
     divisor, rounded = _divisor(widths, heads, narrowest)
+    blocks = max((arm.get("model.num_layers", 1) for arm in arms), default=1)
+    tokens = max((arm.get("model.max_seq_len", TOKENS) for arm in arms), default=TOKENS)
+    least = {
+        "model.num_layers": lambda size: min(size, BLOCKS),
+        "model.vocab_size": lambda size: min(size, VOCABULARY),
+        "model.max_seq_len": lambda size: min(size, TOKENS),
+    }
+    by_unit = {
+        "channels": lambda size: round(size / divisor),
+        "heads": lambda size: size,
+        "blocks": lambda size: round(size * BLOCKS / blocks),
+        "tokens": lambda size: max(round(size * TOKENS / tokens), min(size, LEAST_TOKENS)),
+    }
     sizes: dict[tuple[str, int], int] = {}
     for key in {key for arm in arms for key in arm}:
         values = sorted({arm[key] for arm in arms if key in arm})
-        unit = knobs[key].unit
-        if unit == "channels":
-            made = [round(each / divisor) for each in values]
-        elif unit == "heads":
-            made = values
-        elif unit == "blocks":
-            longest = max((arm.get("model.num_layers", 1) for arm in arms), default=1)
-            made = [
-                min(each, 2) if key == "model.num_layers" else round(each * 2 / longest) for each in values
-            ]
-        elif key == "model.vocab_size":
-            made = [min(each, VOCABULARY) for each in values]
-        else:
-            longest = max((arm.get("model.max_seq_len", TOKENS) for arm in arms), default=TOKENS)
-            made = [
-                min(each, TOKENS) if key == "model.max_seq_len" else round(each * TOKENS / longest)
-                for each in values
-            ]
-        sizes |= {(key, size): small for size, small in zip(values, _distinct(made), strict=True)}
+        small = least.get(key) or by_unit[knobs[key].unit or "heads"]
+        sizes |= {(key, size): made for size, made in zip(values, _distinct(map(small, values)), strict=True)}
     return Scale(divisor, sizes, tuple(sorted(rounded)))
 
 
@@ -124,7 +125,7 @@ def twin_settings(settings: Resolved, sizes: Mapping[str, int], scale: Scale, to
     for key, knob in knobs.items():
         if knob.unit == SCALED_STEPS and key.startswith(("optim.", "prune.")):
             small = _interval(settings.plain[key], ratio, knob)
-            if small != settings.plain[key] and _is_read(key, settings, knobs):
+            if small != settings.plain[key] and in_effect(key, knobs, settings.plain):
                 changes[key] = small
     return settings.with_values(changes, "the small twin")
 
@@ -133,12 +134,6 @@ def steps_of(settings: Resolved) -> int:
     """Optimizer steps of a run, where the configuration tells them; else what a run usually has."""
     steps = settings.train.max_steps
     return int(steps) if steps is not None else 1000
-
-
-def _is_read(key: str, settings: Resolved, knobs: Mapping[str, Knob]) -> bool:
-    from torchstone.config.values import in_effect
-
-    return in_effect(key, knobs, settings.plain)
 
 
 def _interval(steps: int | None, ratio: float, knob: Knob) -> int | None:
@@ -189,7 +184,7 @@ def _divisor(widths: Iterable[int], heads: Iterable[int], narrowest: int) -> tup
     return k, {each for each in widths if each % k}
 
 
-def _distinct(sizes: Sequence[int]) -> list[int]:
+def _distinct(sizes: Iterable[int]) -> list[int]:
     """Rising sizes pushed apart where they have become equal, none below 1."""
     made: list[int] = []
     for each in sizes:

@@ -30,6 +30,10 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "window": (3, None, 0),
     "topk": (2,),
     "warmup_steps": (0, 5),
+    "rank": (2,),
+    "compress": (None, 5),
+    "swapped_heads": (1, 3),
+    "swapped_layers": (3, 1),
 }
 # Settings that are worth trying together.
 TOGETHER: dict[str, tuple[dict[str, Any], ...]] = {
@@ -39,6 +43,11 @@ TOGETHER: dict[str, tuple[dict[str, Any], ...]] = {
         {"statistic": "entropy", "head_average": True},
     ),
     "mla-ct": ({"statistic": "rms", "maps": "shared"},),
+    "lens": (
+        {"compress": 5, "route": True},
+        {"compress": 5, "lens": "reciprocity"},
+        {"compress": 5, "lens": "discoverability"},
+    ),
     "ra_rank1_2025": ({"window": None, "learn_alpha": True},),
     "mla-ra-ct": (
         {"statistic": "entropy", "apply": "weights", "maps": "shared", "learn_alpha": True},

@@ -14,6 +14,7 @@ NESTED = ("attention", "mlp")
 
 _LATENT = "model.attention.name=mla|mla-ra|mla-ct|mla-ra-ct|ra_rank1_2025"
 _RECIPROCAL = "model.attention.name=ra|mla-ra|mla-ra-ct|ra_rank1_2025"
+_FOLDED = "model.attention.name=ra-folded|ra_folded_untied_2025"
 _CROSS_TOKEN = "model.attention.name=ra-ct|mla-ct|mla-ra-ct"
 
 
@@ -23,7 +24,23 @@ class AttentionConfig(Section):
     name: str | None = knob(
         None,
         help="Attention of the blocks; None: as the model has it.",
-        choices=("sdpa", "mla", "mla-ra", "mla-ct", "mla-ra-ct", "ra_rank1_2025", "ra", "ra-ct"),
+        choices=(
+            "sdpa",
+            "mla",
+            "mla-ra",
+            "mla-ct",
+            "mla-ra-ct",
+            "ra_rank1_2025",
+            "ra",
+            "ra-ct",
+            "gated",
+            "tied",
+            "self-restart",
+            "ra-folded",
+            "ra_folded_untied_2025",
+            "lens",
+            "ra-residual",
+        ),
     )
     latent: int = knob(
         128,
@@ -89,6 +106,54 @@ class AttentionConfig(Section):
     detach_stats: bool = knob(False, help="The statistic passes no gradient on.", depends_on=_CROSS_TOKEN)
     head_average: bool = knob(
         False, help="All heads see the statistic of their mean weights.", depends_on=_CROSS_TOKEN
+    )
+    tie: str = knob(
+        "keys-values",
+        help="Which projections are one.",
+        choices=("keys-values", "keys-values-transposed", "queries-keys"),
+        depends_on="model.attention.name=tied",
+    )
+    rank: int = knob(
+        4,
+        help="Channels of each head that carry the reciprocal term.",
+        unit="channels",
+        ge=1,
+        depends_on=_FOLDED,
+    )
+    restart: bool = knob(
+        False, help="A learned part of each head's output is the token's own value.", depends_on=_FOLDED
+    )
+    lens: str = knob(
+        "both",
+        help="What is weighed beside the score: reciprocity, discoverability, or both.",
+        choices=("both", "reciprocity", "discoverability"),
+        depends_on="model.attention.name=lens",
+    )
+    compress: int | None = knob(
+        None,
+        help="Width of the latents that keys and values come from, and that are cached; None: no latents.",
+        unit="channels",
+        ge=1,
+        depends_on="model.attention.name=lens",
+    )
+    route: bool = knob(
+        False,
+        help="The attention decides how it shares the residual stream with the MLP.",
+        depends_on="model.attention.name=lens",
+    )
+    swapped_heads: int = knob(
+        1,
+        help="Heads whose queries and keys change places.",
+        unit="heads",
+        ge=1,
+        depends_on="model.attention.name=ra-residual",
+    )
+    swapped_layers: int = knob(
+        3,
+        help="Blocks in the middle that have swapped heads.",
+        unit="blocks",
+        ge=1,
+        depends_on="model.attention.name=ra-residual",
     )
 
 

@@ -1,7 +1,8 @@
 """Causal multi-head self-attention on torch's fused kernel, with a key-value cache.
 
 Vaswani et al. 2017 (arXiv:1706.03762), in the GPT-2 layout: one projection makes q, k and v, biases
-everywhere. The readable slow twin is `torchstone.nn.naive`. Other mechanisms replace `scores` or `mix`.
+everywhere. The readable slow twin is `torchstone.nn.naive`. Other mechanisms replace one of the
+methods that `forward` is made of.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class CausalSelfAttention(nn.Module):
         sent: Handoff,
         past: Cache | None = None,
     ) -> Attended:
-        q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = self.project(x)
         if context.rotary is not None:
             q, k = rotate(q, context.rotary), rotate(k, context.rotary)
         if past is not None:
@@ -52,10 +53,17 @@ class CausalSelfAttention(nn.Module):
         scores, kept = self.scores(q, k, None if past is None else past[2:])
         mixed, scores = self.mix(scores, v, context)
         return Attended(
-            out=self.residual_dropout(self.out(join_heads(mixed, sent))),
+            out=self.residual_dropout(self.finish(mixed, x, sent)),
             cache=(k, v, *kept) if context.keep_cache else (),
             weights=scores.mean_weights(context) if context.keep_weights else None,
         )
+
+    def project(
+        self, x: Float[Tensor, "B T C"]
+    ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T D"], Float[Tensor, "B H T D"]]:
+        """Queries, keys and values of the heads."""
+        q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
+        return q, k, v
 
     def scores(
         self, q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H S D"], past: Cache | None
@@ -68,6 +76,12 @@ class CausalSelfAttention(nn.Module):
     ) -> tuple[Float[Tensor, "B H T D"], Scores]:
         """What the heads make of the values, and the scores by which they did."""
         return scores.attend(v, context, dropout=self.dropout if self.training else 0.0), scores
+
+    def finish(
+        self, mixed: Float[Tensor, "B H T D"], x: Float[Tensor, "B T C"], sent: Handoff
+    ) -> Float[Tensor, "B T C"]:
+        """From what the heads mixed to what goes to the residual stream."""
+        return self.out(join_heads(mixed, sent))
 
 
 def causal_parameters(config: GPTConfig, layer: int) -> int:

@@ -8,11 +8,23 @@ the file's name in the list below; its knobs in `nn/config.py`, where `model.att
 from __future__ import annotations
 
 from torchstone._registry import Registry
-from torchstone.nn.attention import causal, mla, ra, ra_ct, rank1
+from torchstone.nn.attention import (
+    causal,
+    folded,
+    gated,
+    lens,
+    mla,
+    ra,
+    ra_ct,
+    rank1,
+    residual,
+    restart,
+    tied,
+)
 from torchstone.nn.attention.record import AttentionRecord
 
 ATTENTIONS: Registry[AttentionRecord] = Registry("attention mechanism")
 
-for _file in (causal, mla, rank1, ra, ra_ct):
+for _file in (causal, mla, rank1, ra, ra_ct, gated, tied, restart, folded, lens, residual):
     for _record in _file.RECORDS:
         ATTENTIONS.add(_record)

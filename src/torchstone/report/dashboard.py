@@ -8,21 +8,20 @@ holds every number, and says how to get the picture.
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchstone._errors import MissingExtra
-from torchstone._files import replacing, write_text
+from torchstone._files import write_text
 from torchstone._optional import require
 from torchstone.report import page
 from torchstone.report.dashboard_info import Panel, panels
+from torchstone.report.figure_file import inline_pictures, write_png
 from torchstone.report.inert import inert
 from torchstone.report.numbers import number
 from torchstone.report.page import text
-from torchstone.report.palette import DARK, LIGHT, Theme
+from torchstone.report.palette import LIGHT, Theme
 from torchstone.report.run_info import RunInfo, run_info
 from torchstone.report.terminal import sparkline
 from torchstone.tracking.store import Store
@@ -46,10 +45,7 @@ def write_dashboard(store: Store, run_id: str, folder: Path) -> list[Path]:
 
 
 def write_dashboard_png(info: RunInfo, path: Path, *, dpi: int = 100) -> Path:
-    figure = dashboard_figure(info)
-    with replacing(Path(path)) as partial:
-        figure.savefig(partial, format="png", dpi=dpi, facecolor=figure.get_facecolor())
-    return Path(path)
+    return write_png(dashboard_figure(info), path, dpi=dpi)
 
 
 def dashboard_html(info: RunInfo) -> str:
@@ -193,34 +189,13 @@ def _name_curves(axes: Axes, panel: Panel, theme: Theme) -> None:
 
 
 def _pictures(info: RunInfo) -> str:
-    try:
-        drawings = [(theme.name, _svg(info, theme)) for theme in (LIGHT, DARK)]
-    except MissingExtra as missing:
-        return f'<p class="soft">no picture: {text(missing.what)}; {text(missing.next)}</p>'
-    shown = "".join(f'<div class="{name}">{svg}</div>' for name, svg in drawings)
-    return f'<div class="picture" role="img" aria-label="{text(_described(info))}">{shown}</div>'
+    return inline_pictures(lambda theme: dashboard_figure(info, theme), _described(info))
 
 
 def _described(info: RunInfo) -> str:
     """The picture in words, for who cannot see it."""
     drawn = [panel.title.lower() for panel in panels(info) if panel.curves]
     return f"curves of {', '.join(drawn) or 'nothing'}; the table below has their values"
-
-
-def _svg(info: RunInfo, theme: Theme) -> str:
-    """The picture as a fragment of HTML: no header, no metadata, no addresses, same bytes each time."""
-    matplotlib: Any = require("matplotlib", "plots")
-    figure = dashboard_figure(info, theme)
-    out = io.StringIO()
-    silent: dict[str, None] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context({"svg.hashsalt": theme.name, "svg.fonttype": "path"}):
-        figure.savefig(out, format="svg", facecolor=theme.background, metadata=silent)
-    drawing = out.getvalue()
-    drawing = drawing[drawing.index("<svg") :]
-    drawing = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawing)
-    # Two drawings share a page, so each needs names of its own.
-    drawing = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{theme.name}-", drawing)
-    return re.sub(r"<!--.*?-->\n?", "", drawing, flags=re.DOTALL)
 
 
 def _metric_rows(info: RunInfo) -> Sequence[tuple[str, ...]]:

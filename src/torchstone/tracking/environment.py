@@ -92,11 +92,11 @@ def _torch() -> dict[str, Any]:
 
 
 def _git(folder: Path) -> dict[str, Any] | None:
-    commit = _ask_git(folder, "rev-parse", "HEAD")
+    commit = ask_git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None
-    diff = _ask_git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv") or b""
-    untracked = (_ask_git(folder, "ls-files", "--others", "--exclude-standard") or b"").decode(
+    diff = ask_git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv") or b""
+    untracked = (ask_git(folder, "ls-files", "--others", "--exclude-standard") or b"").decode(
         errors="replace"
     )
     return {
@@ -110,7 +110,8 @@ def _git(folder: Path) -> dict[str, Any] | None:
     }
 
 
-def _ask_git(folder: Path, *arguments: str) -> bytes | None:
+def ask_git(folder: Path, *arguments: str) -> bytes | None:
+    """What git answers about the repository around `folder`; None where it fails or is not there."""
     # A repository may name a program to run on every status (fsmonitor); a snapshot must not start it.
     command = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments]
     try:

@@ -1,0 +1,52 @@
+"""A figure as a PNG file, or as pictures inside a page: one for light and one for dark surroundings."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchstone._errors import MissingExtra
+from torchstone._files import replacing
+from torchstone._optional import require
+from torchstone.report.page import text
+from torchstone.report.palette import DARK, LIGHT, Theme
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def write_png(figure: Figure, path: Path, *, dpi: int = 100) -> Path:
+    # No name of the program in it: the same figure is the same file.
+    with replacing(Path(path)) as partial:
+        figure.savefig(
+            partial, format="png", dpi=dpi, facecolor=figure.get_facecolor(), metadata={"Software": None}
+        )
+    return Path(path)
+
+
+def inline_pictures(draw: Callable[[Theme], Figure], described: str) -> str:
+    """HTML of what `draw` draws; `described` says it in words. Without matplotlib, a line that says so."""
+    try:
+        drawings = [(theme.name, _svg(draw(theme), theme)) for theme in (LIGHT, DARK)]
+    except MissingExtra as missing:
+        return f'<p class="soft">no picture: {text(missing.what)}; {text(missing.next)}</p>'
+    shown = "".join(f'<div class="{name}">{svg}</div>' for name, svg in drawings)
+    return f'<div class="picture" role="img" aria-label="{text(described)}">{shown}</div>'
+
+
+def _svg(figure: Figure, theme: Theme) -> str:
+    """A fragment of HTML: no header, no metadata, no addresses, same bytes each time."""
+    matplotlib: Any = require("matplotlib", "plots")
+    out = io.StringIO()
+    silent: dict[str, None] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({"svg.hashsalt": theme.name, "svg.fonttype": "path"}):
+        figure.savefig(out, format="svg", facecolor=theme.background, metadata=silent)
+    drawing = out.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    drawing = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawing)
+    # Two drawings share a page, so each needs names of its own.
+    drawing = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{theme.name}-", drawing)
+    return re.sub(r"<!--.*?-->\n?", "", drawing, flags=re.DOTALL)

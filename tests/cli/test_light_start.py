@@ -52,6 +52,8 @@ COMMANDS = [
     ["study", "list"],
     ["study", "show", "widths"],
     ["doctor", "--help"],
+    ["publish", "--help"],
+    ["runs", "invalidate", "--help"],
 ]
 
 

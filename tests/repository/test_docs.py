@@ -11,6 +11,9 @@ from torchstone.data import quality
 from torchstone.data.source import SOURCES
 from torchstone.data.table import TABLE_FORMATS
 from torchstone.optim.schedule import SCHEDULES
+from torchstone.study.claim.confounders import rules
+from torchstone.study.claim.recorded import FACTS
+from torchstone.study.claim.verdict import VERDICTS
 from torchstone.train.losses import LOSSES
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -49,3 +52,16 @@ def test_every_source_format_and_rate_is_in_the_page_on_data() -> None:
             assert re.search(
                 rf"^\| `{each.name}` \|.*\| {each.limit:.0%} \|$".replace("%", " ?%"), page, re.MULTILINE
             ), each
+
+
+def test_every_confounder_and_every_fact_is_in_the_page_on_publishing() -> None:
+    page = (DOCS / "publish.md").read_text()
+    for each in rules():
+        assert f"| `{each.name}` | {each.help} |" in page, each.name
+    for fact in FACTS.values():
+        needed = "yes" if fact.required else ""
+        assert re.search(
+            rf"^\| `{fact.name}` \| ?{needed} ?\| {re.escape(fact.help)} \|$", page, re.MULTILINE
+        ), fact
+    for verdict in VERDICTS:
+        assert f"| {verdict} |" in page

@@ -20,6 +20,7 @@ from torchstone.cli import (
     data,
     doctor,
     generate,
+    publish,
     recover,
     runs,
     study,
@@ -44,6 +45,7 @@ app.command("check", no_args_is_help=True)(check.check)
 app.command("train")(train.train)
 app.command("generate", no_args_is_help=True)(generate.generate)
 app.command("recover", no_args_is_help=True)(recover.recover)
+app.command("publish", no_args_is_help=True)(publish.publish)
 app.command("verify", no_args_is_help=True)(verify.verify)
 app.command("eval", no_args_is_help=True)(scoring.evaluate)
 app.command("doctor")(doctor.doctor)

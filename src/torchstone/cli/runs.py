@@ -191,23 +191,28 @@ def invalidate_run(
     Example:  torchstone runs invalidate 20260131-1200 --why "validation text was in the training data"
     """
     start_logging(quiet, verbose)
+    from torchstone.study.claim.seal import judge_again
     from torchstone.tracking.marks import invalidate, revalidate
 
     run_id, store = _located(run, store)
     with _open(store, readonly=False) as opened:
         run_id = opened.run(run_id).run_id
         (revalidate if undo else invalidate)(opened, run_id, why)
-        _show_marks(opened, run_id, as_json)
+        pages = judge_again(opened, run_id)
+        _show_marks(opened, run_id, as_json, pages=[each.to_dict() for each in pages])
+    for each in () if as_json else pages:
+        console().print(f"{each.status}: {each.page} said {each.was}, now {each.verdict}", soft_wrap=True)
     return 0
 
 
-def _show_marks(store: Store, run_id: str, as_json: bool) -> None:
+def _show_marks(store: Store, run_id: str, as_json: bool, **more: Any) -> None:
     from torchstone.tracking.marks import marks
 
     now = marks(store, [run_id])[run_id]
     tags = sorted(now.tags)
     if as_json:
-        print_json({"schema": "torchstone.marks/1", "run_id": run_id, "tags": tags, "invalid": now.invalid})
+        answer = {"schema": "torchstone.marks/1", "run_id": run_id, "tags": tags, "invalid": now.invalid}
+        print_json(answer | more)
         return
     invalid = f"; not to be relied on: {now.invalid}" if now.invalid else ""
     console().print(f"{run_id}  tags: {', '.join(tags) or 'none'}{invalid}", markup=False)

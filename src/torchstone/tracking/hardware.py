@@ -26,6 +26,7 @@ EXTRAS = (
     ("tokenize", ("tokenizers",), "byte-level BPE tokenizers"),
     ("hf", ("transformers", "huggingface_hub"), "models and data of the Hugging Face hub"),
     ("plots", ("matplotlib",), "dashboards as pictures"),
+    ("stats", ("scipy",), "intervals and power of a comparison (torchstone publish)"),
     ("frames", ("pandas",), "reports as data frames"),
 )
 

@@ -1,0 +1,74 @@
+"""Whether the arms were trained equally long, ended by the same thing, and where their schedule ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from torchstone.study.claim.findings import (
+    Case,
+    Finding,
+    compared,
+    contradicted,
+    listed,
+    names,
+    rule,
+    shown,
+    unstated,
+)
+
+SLOWER = 1.1
+"""A candidate whose every run took so many times as long as every run of the baseline paid for its gain."""
+
+
+@rule("tokens", "The arms were trained on different amounts: tokens, or steps where tokens are not recorded.")
+def tokens(case: Case) -> Iterator[Finding]:
+    yield from contradicted(case, "tokens", "tokens")
+    yield from contradicted(case, "steps", "tokens")
+    fact = "tokens" if all(run.get("tokens") is not None for _, run in case.runs()) else "steps"
+    lacking = [arm for arm in case.arms if any(run.get(fact) is None for run in arm.runs)]
+    if lacking:
+        what = f"neither tokens nor steps are recorded in {listed(names(lacking))}"
+        yield Finding("tokens", "unrecorded", names(lacking), what)
+    if case.claim.budget == "tokens":
+        found = compared(case, fact, "tokens", fix='train equally long; or budget = "time"')
+        yield from (each for each in found if each.kind in ("differs", "varies"))
+
+
+@rule("time", 'The arms were given different times, where the claim says budget = "time".')
+def time(case: Case) -> Iterator[Finding]:
+    if case.claim.budget == "time":
+        for each in compared(case, "seconds", "time"):
+            yield replace(each, refuses=True)  # what the arms share must be known
+        return
+    yield from contradicted(case, "seconds", "time")
+    yield from unstated(case, "seconds", "time")
+    spent = {arm.name: [run.get("seconds") for run in arm.runs if run.get("seconds")] for arm in case.arms}
+    base = spent[case.baseline.name]
+    for arm in names(case.arms[1:]):
+        if base and spent[arm] and min(spent[arm]) > SLOWER * max(base):
+            ratio = (sum(spent[arm]) / len(spent[arm])) / (sum(base) / len(base))
+            what = f"{arm} took {ratio:.2g} times as long as {case.baseline.name}"
+            yield Finding("time", "differs", (case.baseline.name, arm), what, refuses=False)
+
+
+@rule("stop-rule", "The runs were ended by different things: steps, the clock, early stopping.")
+def stop_rule(case: Case) -> Iterator[Finding]:
+    yield from compared(case, "stop_rule", "stop-rule")
+
+
+@rule("schedule-end", "A run ended before its learning-rate schedule did.")
+def schedule_end(case: Case) -> Iterator[Finding]:
+    yield from contradicted(case, "planned_steps", "schedule-end")
+    yield from unstated(case, "planned_steps", "schedule-end")
+    for arm in case.arms:
+        ends = [(run.run_id, run.get("steps"), run.get("planned_steps")) for run in arm.runs]
+        odd = [
+            f"{run_id} ({shown(steps)} of {shown(planned)} steps)"
+            for run_id, steps, planned in ends
+            if steps is not None and planned is not None and steps != planned
+        ]
+        if odd:
+            what = f"stopped where the schedule does not end: {listed(odd)}"
+            fix = "plan the schedule for the steps that are taken (train.max_steps)"
+            yield Finding("schedule-end", "unmet", (arm.name,), what, fix)

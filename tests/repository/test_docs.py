@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 from torchstone.checks.registry import checks_of
@@ -65,3 +66,11 @@ def test_every_confounder_and_every_fact_is_in_the_page_on_publishing() -> None:
         ), fact
     for verdict in VERDICTS:
         assert f"| {verdict} |" in page
+
+
+def test_tables_of_optimizers_and_pruning_are_those_of_the_registries() -> None:
+    """`python docs/tables.py` writes them."""
+    script = runpy.run_path(str(DOCS / "tables.py"))
+    for page in script["TABLES"]:
+        text = (DOCS / page).read_text()
+        assert text == script["renewed"](page, text), page

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from torchstone._errors import ConfigError, UsageError
@@ -236,10 +237,11 @@ def clip_by_history(gradient: Tensor, moment: Tensor, theta: float | Tensor) -> 
 
 def _clip_block(gradient: Tensor, moment: Tensor, theta: float | Tensor) -> None:
     limit = (moment * theta).sqrt_().to(gradient.dtype)
-    # No history, or an infinite gradient, which must be seen by who measures next: no limit.
-    limit.masked_fill_((moment == 0.0) | gradient.isinf(), math.inf)
-    torch.minimum(gradient, limit, out=gradient)
-    torch.maximum(gradient, limit.neg_(), out=gradient)
+    F.threshold(limit, 0.0, math.inf, inplace=True)  # no history, no limit
+    # Who measures next must see an infinite gradient; what is left of it after clipping is a NaN.
+    trace = gradient.sum(dtype=torch.float32) * 0.0
+    torch.clamp(gradient, limit.neg(), limit, out=gradient)
+    (gradient[:1] if gradient.ndim else gradient).add_(trace)
 
 
 def spam(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:

@@ -1,0 +1,85 @@
+"""Tables of the pages on optimizers and pruning, from the registries.
+
+python docs/tables.py            # writes them into the pages
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+from torchstone.optim.pruning.methods import METHODS
+from torchstone.optim.pruning.ramp import RAMPS
+from torchstone.optim.registry import OPTIMIZERS, OptimizerRecord
+
+DOCS = Path(__file__).parent
+
+
+def optimizers() -> str:
+    head = ("name", "what it is", "state, bytes per parameter", "FSDP", "source")
+    return table(
+        head,
+        ((f"`{r.name}`", r.summary, _bytes(r), "no" if r.no_fsdp else "yes", r.source) for r in OPTIMIZERS),
+    )
+
+
+def _bytes(record: OptimizerRecord) -> str:
+    if record.rest_bytes is None:
+        return str(record.state_bytes)
+    return f"{record.state_bytes} in hidden matrices, {record.rest_bytes} elsewhere"
+
+
+def methods() -> str:
+    head = ("name", "score; the lowest go", "reads", "memory, bytes per weight", "source")
+    return table(
+        head,
+        (
+            (
+                f"`{m.name}`",
+                m.summary,
+                "Adam's state" if m.by_state else {"summed": "gradients"}.get(m.keeps or "", "weights"),
+                f"1 (mask){' + 4' if m.keeps else ''}",
+                m.source,
+            )
+            for m in METHODS
+        ),
+    )
+
+
+def ramps() -> str:
+    rows = ((f"`{r.name}`", r.summary, f"{r.share(0.25):.0%}, {r.share(0.5):.0%}", r.source) for r in RAMPS)
+    return table(("name", "sparsity grows", "at a quarter, at half of the way", "source"), rows)
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+TABLES = {
+    "optimizers.md": {"optimizers": optimizers},
+    "pruning.md": {"methods": methods, "ramps": ramps},
+}
+
+
+def renewed(page: str, text: str) -> str:
+    """The text of a page with its tables as they should be."""
+    for name, make in TABLES[page].items():
+        mark = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
+        text, count = re.subn(mark, partial(_between, make()), text, flags=re.DOTALL)
+        if count != 1:
+            raise ValueError(f"{page} has {count} places for the table {name}")
+    return text
+
+
+def _between(made: str, found: re.Match[str]) -> str:
+    return f"{found[1]}{made}\n{found[2]}"
+
+
+if __name__ == "__main__":
+    for page in TABLES:
+        path = DOCS / page
+        path.write_text(renewed(page, path.read_text()))

@@ -26,7 +26,11 @@ def events_and_checks(connection: Connection) -> None:
     schema.metadata.create_all(connection, tables=tables)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (runs_and_metrics, events_and_checks)
+def jobs_and_leases(connection: Connection) -> None:
+    schema.metadata.create_all(connection, tables=[schema.jobs])
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (runs_and_metrics, events_and_checks, jobs_and_leases)
 
 
 def newest_version() -> int:

@@ -66,6 +66,24 @@ events = Table(
 )
 Index("events_by_run", events.c.run_id, events.c.at)
 
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("queue", String, primary_key=True),
+    Column("job_id", String, primary_key=True),
+    Column("place", Integer, nullable=False),
+    Column("status", String, nullable=False),
+    Column("order", Text, nullable=False),
+    Column("token", Integer, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("owner", String),
+    Column("leased_until", Float),
+    Column("not_before", Float, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("result", Text),
+    sqlite_with_rowid=False,
+)
+
 check_reports = Table(
     "check_reports",
     metadata,

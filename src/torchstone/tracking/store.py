@@ -76,6 +76,11 @@ class Store:
     def path(self) -> Path:
         return self._database.path
 
+    @property
+    def database(self) -> Database:
+        """For tables beside those of runs, as `job_table.py` has."""
+        return self._database
+
     def close(self) -> None:
         self._database.close()
 
@@ -122,6 +127,25 @@ class Store:
         )
         if self._database.write(lambda connection: connection.execute(statement).rowcount) == 0:
             raise self._unknown(run_id)
+
+    def adopt(self, other: Store, run_id: str) -> None:
+        """Take a run over from another store, with rows, events and checks; what was here is replaced."""
+        tables = [schema.runs, schema.metrics, schema.last_values, schema.events, schema.check_reports]
+        tables.append(schema.checks)
+        found = {table: other._all(select(table).where(table.c.run_id == run_id)) for table in tables}
+        if not found[schema.runs]:
+            raise other._unknown(run_id)
+
+        def keep(connection: Connection) -> None:
+            connection.execute(delete(schema.runs).where(schema.runs.c.run_id == run_id))
+            for table, rows in found.items():
+                values = [dict(row._mapping) for row in rows]
+                for each in values:
+                    each.pop("event_id", None)
+                if values:
+                    connection.execute(insert(table), values)
+
+        self._database.write(keep)
 
     def runs(self, *, kind: str | None = None, limit: int | None = None) -> list[RunRow]:
         """Newest first."""

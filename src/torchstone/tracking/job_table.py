@@ -1,0 +1,255 @@
+"""Jobs that several workers take in turn: each is done once, whoever dies in between.
+
+    table = JobTable(store, "ratio")
+    table.add({"a1b2": {"run_dir": "runs/a1b2"}})
+    lease = table.claim(me, seconds=30)           # a job, a number, and a time until which it is mine
+    table.renew([lease], seconds=30)              # the leases that were lost meanwhile
+    table.finish(lease, "done", {"loss": 1.0})    # False: another one has it by now, and this result is void
+
+Every claim of a job draws a higher number (a fencing token; Kleppmann 2016, "How to do distributed locking"),
+and only the highest may say how the job ended. So a worker that was stopped for an hour and goes on can do no
+harm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, func, or_, select, update
+from sqlalchemy.dialects.sqlite import insert
+
+from torchstone._errors import UsageError
+from torchstone._registry import suggest
+from torchstone.tracking import schema
+from torchstone.tracking.store import Store
+
+WAITING, LEASED, DONE, FAILED, CANCELLED = JOB_STATUSES = ("waiting", "leased", "done", "failed", "cancelled")
+OVER = (DONE, FAILED, CANCELLED)
+_jobs = schema.jobs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One job as the table has it."""
+
+    queue: str
+    job_id: str
+    status: str
+    order: dict[str, Any]
+    """What a worker needs to know."""
+    token: int
+    tries: int
+    """How often it was claimed and not given back."""
+    owner: str | None
+    leased_until: float | None
+    not_before: float
+    seconds: float
+    """Time that claims which are over have spent on it."""
+    result: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A claim on a job."""
+
+    job: Job
+    token: int
+
+    @property
+    def job_id(self) -> str:
+        return self.job.job_id
+
+
+def this_process() -> str:
+    """A name for the owner of leases: machine, process, and when it began, for numbers are used again."""
+    import psutil
+
+    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+
+
+def is_dead(owner: str) -> bool:
+    """Whether the process that `this_process` named is over. Of other machines nothing is known."""
+    import psutil
+
+    host, pid, began = owner.rsplit(":", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        process = psutil.Process(int(pid))
+        return f"{process.create_time():.2f}" != began or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+class JobTable:
+    """The jobs of one queue. Every method is one transaction."""
+
+    def __init__(self, store: Store, queue: str, *, clock: Callable[[], float] = time.time) -> None:
+        self.queue = queue
+        self._database = store.database
+        self._clock = clock
+
+    def add(self, orders: Mapping[str, Mapping[str, Any]]) -> int:
+        """Enter jobs in this order; one that is known keeps its state. How many are new."""
+
+        def enter(connection: Connection) -> int:
+            newest = select(func.coalesce(func.max(_jobs.c.place), 0)).where(_jobs.c.queue == self.queue)
+            first = int(connection.execute(newest).scalar_one()) + 1
+            new = 0
+            for place, (job_id, order) in enumerate(orders.items(), start=first):
+                row = {
+                    "queue": self.queue, "job_id": job_id, "place": place, "status": WAITING,
+                    "order": json.dumps(order), "token": 0, "tries": 0, "not_before": 0.0, "seconds": 0.0,
+                }  # fmt: skip
+                new += connection.execute(insert(_jobs).values(row).on_conflict_do_nothing()).rowcount
+            return new
+
+        return self._database.write(enter)
+
+    def claim(
+        self,
+        owner: str,
+        *,
+        seconds: float,
+        among: Iterable[str] | None = None,
+        is_dead: Callable[[str], bool] = is_dead,
+    ) -> Lease | None:
+        """The first job that waits, or whose lease ran out or lost its owner; None where there is none."""
+        wanted = None if among is None else set(among)
+
+        def take(connection: Connection) -> Lease | None:
+            now = self._clock()
+            due = and_(_jobs.c.status == WAITING, _jobs.c.not_before <= now)
+            columns = [_jobs.c.job_id, _jobs.c.status, _jobs.c.owner, _jobs.c.leased_until]
+            free = select(*columns).where(_jobs.c.queue == self.queue, or_(due, _jobs.c.status == LEASED))
+            for row in connection.execute(free.order_by(_jobs.c.place)):
+                if wanted is not None and row.job_id not in wanted:
+                    continue
+                if row.status == LEASED and row.leased_until > now and not is_dead(row.owner):
+                    continue
+                chosen = and_(_jobs.c.queue == self.queue, _jobs.c.job_id == row.job_id)
+                job = _job(connection.execute(select(_jobs).where(chosen)).one())
+                mine = {"status": LEASED, "owner": owner, "leased_until": now + seconds, "result": None}
+                counted = {"token": job.token + 1, "tries": job.tries + 1}
+                connection.execute(update(_jobs).where(chosen).values(**mine, **counted))
+                return Lease(job, job.token + 1)
+            return None
+
+        return self._database.write(take)
+
+    def renew(self, leases: Iterable[Lease], *, seconds: float) -> list[Lease]:
+        """Keep leases for longer; those that are another's by now."""
+        until = self._clock() + seconds
+        held = list(leases)
+
+        def keep(connection: Connection) -> list[Lease]:
+            return [
+                each
+                for each in held
+                if not connection.execute(self._mine(each).values(leased_until=until)).rowcount
+            ]
+
+        return self._database.write(keep) if held else []
+
+    def finish(
+        self, lease: Lease, status: str, result: Mapping[str, Any] | None = None, *, spent_s: float = 0.0
+    ) -> bool:
+        """Say how the job ended: done or failed. False, and nothing kept, where the lease was lost."""
+        values = {"status": status, "result": None if result is None else json.dumps(result)}
+        return self._end(lease, values, spent_s)
+
+    def give_back(
+        self,
+        lease: Lease,
+        *,
+        spent_s: float = 0.0,
+        wait_s: float = 0.0,
+        counts: bool = True,
+        result: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Leave the job to the next claim, `wait_s` from now at the earliest; a try that does not count was
+        not the job's own fault."""
+        values: dict[str, Any] = {"status": WAITING, "not_before": self._clock() + wait_s}
+        values["result"] = None if result is None else json.dumps(result)
+        if not counts:
+            values["tries"] = _jobs.c.tries - 1
+        return self._end(lease, values, spent_s)
+
+    def _end(self, lease: Lease, values: Mapping[str, Any], spent_s: float) -> bool:
+        statement = self._mine(lease).values(
+            **values, owner=None, leased_until=None, seconds=_jobs.c.seconds + spent_s
+        )
+        return bool(self._database.write(lambda connection: connection.execute(statement).rowcount))
+
+    def _mine(self, lease: Lease) -> Any:
+        return update(_jobs).where(
+            _jobs.c.queue == self.queue,
+            _jobs.c.job_id == lease.job_id,
+            _jobs.c.token == lease.token,
+            _jobs.c.status == LEASED,
+        )
+
+    def again(self, job_ids: Iterable[str]) -> int:
+        """Failed and cancelled jobs wait once more, with all their tries; how many there were."""
+        statement = (
+            update(_jobs)
+            .where(_jobs.c.queue == self.queue, _jobs.c.job_id.in_(list(job_ids)))
+            .where(_jobs.c.status.in_([FAILED, CANCELLED]))
+            .values(status=WAITING, tries=0, not_before=0.0, result=None)
+        )
+        return int(self._database.write(lambda connection: connection.execute(statement).rowcount))
+
+    def cancel(self, job_id: str) -> str:
+        """Let a job that waits be; what it was before. One that runs is its worker's to stop."""
+        job = self.job(job_id)
+        if job.status == WAITING:
+            statement = (
+                update(_jobs)
+                .where(_jobs.c.queue == self.queue, _jobs.c.job_id == job_id, _jobs.c.status == WAITING)
+                .values(status=CANCELLED)
+            )
+            self._database.write(lambda connection: connection.execute(statement))
+        return job.status
+
+    def standing(self) -> dict[str, tuple[str, float]]:
+        """Status and seconds spent of every job, without reading the orders."""
+        columns = [_jobs.c.job_id, _jobs.c.status, _jobs.c.seconds]
+        query = select(*columns).where(_jobs.c.queue == self.queue).order_by(_jobs.c.place)
+        rows = self._database.read(lambda connection: connection.execute(query).all())
+        return {row.job_id: (row.status, row.seconds) for row in rows}
+
+    def job(self, job_id: str) -> Job:
+        found = [each for each in self.jobs() if each.job_id == job_id]
+        if not found:
+            known = [each.job_id for each in self.jobs()]
+            raise UsageError(f"there is no job {job_id!r} in {self.queue}", why=suggest(job_id, known))
+        return found[0]
+
+    def jobs(self, job_ids: Iterable[str] | None = None) -> list[Job]:
+        """In the order in which they were entered."""
+        query = select(_jobs).where(_jobs.c.queue == self.queue).order_by(_jobs.c.place)
+        rows = self._database.read(lambda connection: connection.execute(query).all())
+        wanted = None if job_ids is None else set(job_ids)
+        return [_job(row) for row in rows if wanted is None or row.job_id in wanted]
+
+
+def queues(store: Store) -> list[str]:
+    """Names of the queues that have jobs."""
+    query = select(_jobs.c.queue).distinct().order_by(_jobs.c.queue)
+    return [row.queue for row in store.database.read(lambda connection: connection.execute(query).all())]
+
+
+def _job(row: Row[Any]) -> Job:
+    fields = dict(row._mapping)
+    del fields["place"]
+    result = fields["result"]
+    return Job(
+        **fields
+        | {"order": json.loads(fields["order"]), "result": None if result is None else json.loads(result)}
+    )

@@ -67,10 +67,8 @@ class Workers(RuleBasedStateMachine):
         free = [
             each
             for each in before.values()
-            if (each.status == WAITING
-            and each.not_before <= self.now)
-            or (each.status == LEASED
-            and (each.leased_until <= self.now or each.owner in self.dead))
+            if (each.status == WAITING and each.not_before <= self.now)
+            or (each.status == LEASED and (each.leased_until <= self.now or each.owner in self.dead))
         ]
         assert (lease is None) == (not free)
         if lease is not None:

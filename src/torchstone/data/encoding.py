@@ -72,7 +72,7 @@ class Encoder:
         if self.engine is None:
             yield from map(self._encoded, grouped)
             return
-        num_threads = _num_cores()
+        num_threads = num_cores()
         waiting: deque[Future[Chunk]] = deque()
         with ThreadPoolExecutor(num_threads, thread_name_prefix="encode") as pool:
             try:
@@ -182,6 +182,6 @@ def _grouped(documents: Iterable[Document], num_characters: int) -> Iterator[lis
         yield held
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Cores that this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,359 @@
+"""Run the cells of a study, each exactly once, whoever is killed in between.
+
+    cells = enter(plan, store, root)                  # into the table of jobs; known ones keep their state
+    ending = run_cells(cells, executor, Budget(max_time_s=3600))
+    cells.states()
+
+Several runners may work on one study at once: they share the table. A runner holds a lease on each cell that
+it works on and renews it. When it dies its cells are free again, their processes save and end, and the next
+runner resumes them from their checkpoints, bit for bit. A result counts only from the holder of the newest
+lease.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torchstone._files import read_json
+from torchstone.study.executor import Executor, Running
+from torchstone.study.plan import Plan
+from torchstone.study.records import Cell
+from torchstone.tracking.job_table import DONE, FAILED, OVER, Job, JobTable, Lease, this_process
+from torchstone.tracking.run_folder import safe_name
+from torchstone.tracking.store import Store
+from torchstone.train.signals import TRY_AGAIN, SignalWatch, exit_code_of
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 30.0
+MOST_TRIES = 8
+"""Claims of one cell that ended badly, after which it counts as failed."""
+LOOK_S = 0.05
+LOCKED_S = 0.5
+PAUSES_S = (5.0, 20.0, 60.0, 300.0)
+"""Before a cell that must try again (disk, lock, network) is tried again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What may be spent. A cell under way when it ends saves its state and is resumed by `continue`."""
+
+    max_time_s: float | None = None
+    max_cost: float | None = None
+    """In the currency of `cost_per_hour`, over all sessions of the study."""
+    cost_per_hour: float | None = None
+    """Of one slot."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellState:
+    """Where one cell stands."""
+
+    cell: Cell
+    run_dir: Path
+    job: Job
+
+    @property
+    def status(self) -> str:
+        return self.job.status
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The `torchstone.train/1` object of a cell that is done."""
+        return None if self.job.result is None else self.job.result.get("result")
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        return None if self.job.result is None else self.job.result.get("error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a session of running ended."""
+
+    reason: str
+    exit_code: int
+    """0: every cell is done; 1: some failed; 75: the budget ended it; 130 or 143: a signal."""
+
+
+@dataclass
+class Cells:
+    """The cells of a plan, and the table in which they are."""
+
+    plan: Plan
+    store: Store
+    root: Path
+    table: JobTable
+
+    @property
+    def ids(self) -> list[str]:
+        return [each.id for each in self.plan.cells]
+
+    def states(self) -> list[CellState]:
+        """In the plan's order. Only cells that were entered."""
+        jobs = {each.job_id: each for each in self.table.jobs(self.ids)}
+        return [
+            CellState(cell=each, run_dir=run_dir_of(self.root, each), job=jobs[each.id])
+            for each in self.plan.cells
+            if each.id in jobs
+        ]
+
+
+def run_dir_of(root: Path, cell: Cell) -> Path:
+    """`root/5-seed1-0a1b2c3d4e5f`: the same for the same cell, always."""
+    return root / f"{safe_name(cell.arm)}-seed{cell.seed}-{cell.id}"
+
+
+def enter(plan: Plan, store: Store, root: Path, *, needs: Callable[[Cell], int | None] = lambda cell: None,
+          trust: bool | None = None) -> Cells:  # fmt: skip
+    """Put the plan's cells into the table. `needs` forecasts the memory of a cell, in bytes."""
+    cells = known(plan, store, root)
+    cells.table.add(
+        {
+            each.id: {
+                "name": each.name,
+                "run_dir": str(run_dir_of(root, each).absolute()),
+                "settings": named(each).to_json(),
+                "memory_bytes": needs(each),
+                "trust": trust,
+            }
+            for each in plan.cells
+        }
+    )
+    return cells
+
+
+def known(plan: Plan, store: Store, root: Path) -> Cells:
+    """The cells of a plan as they stand, nothing entered."""
+    return Cells(plan, store, root, JobTable(store, plan.study.name))
+
+
+def named(cell: Cell) -> Any:
+    """The cell's settings, with what the tracker calls its run."""
+    told = {"tracking.run_name": safe_name(f"{cell.study}-{cell.arm}-seed{cell.seed}"),
+            "tracking.tags": (*cell.settings.tracking.tags, f"study={cell.study}", f"arm={cell.arm}",
+                              f"cell={cell.id}")}  # fmt: skip
+    return cell.settings.with_values(told, f"study {cell.study}")
+
+
+def run_cells(
+    cells: Cells,
+    executor: Executor,
+    budget: Budget = Budget(),
+    *,
+    hear: Callable[[Cells, Sequence[str]], None] = lambda cells, working: None,
+    lease_s: float = LEASE_S,
+) -> Ending:
+    """Work until every cell is over, or a signal or the budget ends it. `hear` gets ids that are at work."""
+    with SignalWatch() as watch:
+        session = _Session(cells, executor, budget, lease_s)
+        with session.renewing():
+            while True:
+                why = _stop(watch, session)
+                if why is not None:
+                    session.stop_all(why)
+                else:
+                    session.fill()
+                session.collect()
+                hear(cells, session.working)
+                if not session.under_way and (why is not None or session.all_over()):
+                    break
+                time.sleep(LOOK_S)
+        return _ending(why, cells)
+
+
+@dataclass(frozen=True)
+class _Why:
+    reason: str
+    exit_code: int
+    number: Any
+
+
+def _stop(watch: SignalWatch, session: _Session) -> _Why | None:
+    import signal
+
+    if watch.received is not None:
+        return _Why(watch.received.name, exit_code_of(watch.received), watch.received)
+    spent = session.over_budget()
+    return None if spent is None else _Why(spent, TRY_AGAIN, signal.SIGUSR1)
+
+
+def _ending(why: _Why | None, cells: Cells) -> Ending:
+    if why is not None:
+        return Ending(reason=why.reason, exit_code=why.exit_code)
+    states = cells.states()
+    failed = sum(each.status != DONE for each in states)
+    if failed:
+        return Ending(reason=f"{failed} of {len(states)} cells failed", exit_code=1)
+    return Ending(reason=f"all {len(states)} cells are done", exit_code=0)
+
+
+@dataclass
+class _Working:
+    lease: Lease
+    running: Running
+    slot: int
+    began: float = field(default_factory=time.monotonic)
+    stopped: bool = False
+    lost: bool = False
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+
+class _Session:
+    """One runner's work on a study."""
+
+    def __init__(self, cells: Cells, executor: Executor, budget: Budget, lease_s: float) -> None:
+        self.cells, self.executor, self.budget, self.lease_s = cells, executor, budget, lease_s
+        self.table, self.me = cells.table, this_process()
+        self.under_way: list[_Working] = []
+        self._lock = threading.Lock()
+        self._began = time.monotonic()
+
+    @property
+    def working(self) -> list[str]:
+        return [each.lease.job_id for each in self.under_way]
+
+    # --- starting -------------------------------------------------------------------------------
+
+    def fill(self) -> None:
+        """Start cells while there are slots, cells that wait, and memory for them."""
+        while len(self.under_way) < self.executor.slots:
+            lease = self.table.claim(self.me, seconds=self.lease_s, among=self.cells.ids)
+            if lease is None:
+                return
+            if lease.job.tries >= MOST_TRIES:
+                self._give_up(lease)
+                continue
+            if not self._fits(lease.job.order):
+                self.table.give_back(lease, wait_s=1.0, counts=False, result=lease.job.result)
+                return
+            order = dict(lease.job.order)
+            if not self.executor.shares_store:
+                order["store"] = str(Path(order["run_dir"]) / "store.db")
+            else:
+                order["store"] = str(self.cells.store.path.absolute())
+            slot = min(set(range(self.executor.slots)) - {each.slot for each in self.under_way})
+            running = self.executor.start(order, slot)
+            with self._lock:
+                self.under_way.append(_Working(lease, running, slot))
+
+    def _fits(self, order: Mapping[str, Any]) -> bool:
+        """Whether the host has the memory that the cell will take by forecast; the first is always tried."""
+        import psutil
+
+        needed = order.get("memory_bytes")
+        return not needed or not self.under_way or psutil.virtual_memory().available > needed
+
+    def _give_up(self, lease: Lease) -> None:
+        last = lease.job.result or {"error": {"what": "its runner died each time"}}
+        what = (last.get("error") or {}).get("what", "it did not end well")
+        error = {"what": f"given up after {lease.job.tries} tries: {what}"}
+        self.table.finish(lease, FAILED, {**last, "status": "failed", "error": error})
+
+    # --- ending ---------------------------------------------------------------------------------
+
+    def collect(self) -> None:
+        """What ended since the last look goes into the table."""
+        for each in list(self.under_way):
+            outcome = each.running.outcome()
+            if outcome is None:
+                if each.lost and not each.stopped:
+                    self._stop(each, _terminate())
+                continue
+            with self._lock:
+                self.under_way.remove(each)
+            self._settle(each, outcome)
+
+    def _settle(self, each: _Working, outcome: Mapping[str, Any]) -> None:
+        lease, spent = each.lease, each.seconds
+        kept = {name: outcome.get(name) for name in ("status", "exit_code", "result", "error")}
+        if outcome["status"] == "completed":
+            if not self.executor.shares_store:
+                self._adopt(Path(lease.job.order["run_dir"]))
+            self.table.finish(lease, DONE, kept, spent_s=spent)
+        elif outcome["status"] == "interrupted" or outcome["status"] == "died":
+            self.table.give_back(lease, spent_s=spent, counts=not each.stopped, result=kept)
+        elif (outcome.get("error") or {}).get("error") == "RunLocked":
+            # The process of a runner that was killed is still saving.
+            self.table.give_back(lease, spent_s=spent, wait_s=LOCKED_S, counts=False, result=kept)
+        elif outcome["exit_code"] == TRY_AGAIN:
+            pause = PAUSES_S[min(lease.job.tries, len(PAUSES_S) - 1)]
+            self.table.give_back(lease, spent_s=spent, wait_s=pause, result=kept)
+        elif each.stopped and outcome["exit_code"] in (130, 143):  # stopped before it began to train
+            self.table.give_back(lease, spent_s=spent, counts=False, result=kept)
+        else:
+            log.warning("%s failed: %s", lease.job.order["name"], (kept["error"] or {}).get("what"))
+            self.table.finish(lease, FAILED, kept, spent_s=spent)
+
+    def _adopt(self, run_dir: Path) -> None:
+        """Rows of a cell that kept its own store go into the common one."""
+        with Store.open(run_dir / "store.db", readonly=True) as own:
+            self.cells.store.adopt(own, read_json(run_dir / "run.json")["run_id"])
+
+    def stop_all(self, why: _Why) -> None:
+        for each in self.under_way:
+            if not each.stopped:
+                self._stop(each, why.number)
+
+    def _stop(self, each: _Working, number: Any) -> None:
+        each.stopped = True
+        each.running.stop(number)
+
+    # --- what the loop asks ---------------------------------------------------------------------
+
+    def all_over(self) -> bool:
+        standing = self.table.standing()
+        return all(standing[each][0] in OVER for each in self.cells.ids)
+
+    def over_budget(self) -> str | None:
+        budget = self.budget
+        if budget.max_time_s is not None and time.monotonic() - self._began >= budget.max_time_s:
+            return f"--max-time {budget.max_time_s:g} s"
+        if budget.max_cost is not None and budget.cost_per_hour is not None:
+            standing = self.table.standing()
+            seconds = sum(standing[each][1] for each in self.cells.ids)
+            seconds += sum(each.seconds for each in self.under_way)
+            if seconds / 3600 * budget.cost_per_hour >= budget.max_cost:
+                return f"--max-cost {budget.max_cost:g}"
+        return None
+
+    @contextmanager
+    def renewing(self) -> Iterator[None]:
+        """Keep the leases while the block lasts, from a thread: a slow loop must not lose them."""
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(self.lease_s / 3):
+                with self._lock:
+                    held = [each for each in self.under_way if not each.lost]
+                try:
+                    gone = self.table.renew([each.lease for each in held], seconds=self.lease_s)
+                except Exception as error:  # the store may be back before the leases end
+                    log.warning("leases could not be renewed: %s", error)
+                    continue
+                for each in held:
+                    each.lost = each.lease in gone
+
+        thread = threading.Thread(target=renew, name="torchstone-leases", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def _terminate() -> Any:
+    import signal
+
+    return signal.SIGTERM

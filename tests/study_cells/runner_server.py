@@ -1,0 +1,110 @@
+"""A process that has torch loaded and has trained once; it forks runners of a study, to be killed.
+
+Reads a JSON request per line, {"study", "base", "kill": null or {"after_s", "whom"}}, and answers how the
+runner ended. `whom`: the runner, one of its cells, or both at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+LIMIT_S = 100.0
+
+
+def main() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    from torchstone.study.cell_job import work
+
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "warm" in request:
+            told: dict[str, Any] = {
+                "status": work(request["warm"])["status"],
+                "threads": threading.active_count(),
+            }
+            gc.collect()
+            gc.freeze()
+        else:
+            told = run_and_kill(request)
+        print(json.dumps(told), file=answers, flush=True)
+
+
+def run_and_kill(request: dict[str, Any]) -> dict[str, Any]:
+    import psutil
+
+    runner = os.fork()
+    if runner == 0:
+        code = 70
+        try:
+            code = run_study(request)
+        finally:
+            os._exit(code)
+    kill, cells = request.get("kill"), []
+    if kill:
+        ended_within(runner, kill["after_s"])
+        try:
+            cells = psutil.Process(runner).children(recursive=True)
+        except psutil.NoSuchProcess:
+            cells = []
+        rng = random.Random(kill["after_s"])
+        victims = [each.pid for each in cells]
+        if kill["whom"] == "cell":
+            victims = victims and [rng.choice(victims)]
+        elif kill["whom"] == "runner":
+            victims = [runner]
+        else:
+            victims = [runner, *victims]
+        for each in victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+    if not ended_within(runner, LIMIT_S):
+        os.kill(runner, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(runner, 0)[1])
+    _, alive = psutil.wait_procs(cells, timeout=20.0)
+    return {"code": code, "orphans": len(alive), "struck": bool(kill and (cells or kill["whom"] != "cell"))}
+
+
+def run_study(request: dict[str, Any]) -> int:
+    from torchstone.study.cells import enter, run_cells
+    from torchstone.study.executor import LocalExecutor
+    from torchstone.study.plan import plan_study
+    from torchstone.study.study_file import read_study
+    from torchstone.tracking.store import Store
+
+    base = Path(request["base"])
+    log = os.open(base / "runner.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for descriptor in (1, 2):
+        os.dup2(log, descriptor)
+    plan = plan_study(read_study(request["study"]))
+    with Store.open(base / "store.db") as store:
+        cells = enter(plan, store, base / "cells")
+        executor = LocalExecutor(2, "cpu", start_method="fork")
+        return run_cells(cells, executor, lease_s=5.0).exit_code
+
+
+def ended_within(child: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return True
+        time.sleep(0.005)
+    return False
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    main()

@@ -1,0 +1,155 @@
+"""Runners and cells are killed anywhere: each result comes exactly once, and no process is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.job import MODEL, environment, write_text
+from faults.laws import is_clock
+
+from torchstone.study.cells import known
+from torchstone.study.plan import plan_study
+from torchstone.study.study_file import read_study
+from torchstone.tracking.run_folder import holder
+from torchstone.tracking.store import Store
+
+HERE = Path(__file__).resolve().parent
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found and forked as on Linux")
+
+STUDY = """
+[study]
+name = "tiny"
+kind = "matrix"
+seeds = {seeds}
+[study.set]
+"model.target" = "{model}"
+"data.source" = "{text}"
+"data.tokenizer" = "bytes"
+"data.sequence_length" = 16
+"data.validation_split" = 0.2
+"train.batch_size" = 2
+"train.max_steps" = 8
+"train.eval_every" = 4
+"train.checkpoint_every" = 2
+"tracking.dashboard" = false
+[[axis]]
+name = "rate"
+key = "optim.learning_rate"
+values = {rates}
+"""
+
+
+class Server:
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.text = write_text(home / "text")
+        with (home / "server.log").open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(HERE / "runner_server.py")],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment(home),
+            )  # fmt: skip
+        study = self.study(home / "warm.toml", rates=[0.5], seeds=[1])
+        cell = plan_study(read_study(study)).cells[0]
+        warm = {"run_dir": str(home / "warm"), "settings": cell.settings.to_json(), "device": "cpu"}
+        told = self.ask({"warm": warm})
+        assert told == {"status": "completed", "threads": 1}, (
+            told,
+            (home / "server.log").read_text()[-2000:],
+        )
+
+    def study(self, path: Path, *, rates: list[float], seeds: list[int]) -> str:
+        path.write_text(STUDY.format(model=MODEL, text=self.text, rates=rates, seeds=seeds), encoding="utf-8")
+        return str(path)
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, (self.home / "server.log").read_text()[-2000:]
+        told: dict[str, Any] = json.loads(line)
+        return told
+
+    def close(self) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("runners"))
+    yield server
+    server.close()
+
+
+def facts(study: str, base: Path) -> dict[str, Any]:
+    """What must be the same, killed or not, of every cell: its result and its rows."""
+    plan, found = plan_study(read_study(study)), {}
+    with Store.open(base / "store.db", readonly=True) as store:
+        for state in known(plan, store, base / "cells").states():
+            assert state.status == "done" and state.result is not None, (state.cell.name, state.error)
+            assert holder(state.run_dir) is None
+            result = state.result
+            found[state.cell.name] = (result["status"], result["steps"], result["tokens"], result["final"])
+        runs = store.runs()
+        assert sorted(run.run_dir for run in runs) == sorted({run.run_dir for run in runs})
+        assert len(runs) == len(plan.cells) and {run.status for run in runs} == {"completed"}
+        for run in runs:
+            for row in store.metrics(run.run_id):
+                name = (Path(run.run_dir).name, row.key, row.step)
+                assert name not in found
+                found[name] = "a clock's" if is_clock(row.key) else row.value
+    return found
+
+
+def rain(server: Server, base: Path, *, rates: int, seeds: int, kills: int, seed: int) -> None:
+    """Kill until so many kills have struck, beginning anew whenever a study got through; then compare."""
+    study = server.study(
+        base / "tiny.toml", rates=[0.01 * (1 + n) for n in range(rates)], seeds=[*range(1, seeds + 1)]
+    )
+    quiet = base / "quiet"
+    quiet.mkdir()
+    assert server.ask({"study": study, "base": str(quiet)}) == {"code": 0, "orphans": 0, "struck": False}
+    expected, struck, turn, rng = facts(study, quiet), 0, 0, random.Random(seed)
+    killed = base / "killed-0"
+    killed.mkdir()
+    while True:
+        over = struck >= kills
+        whom = rng.choice(["runner", "runner", "cell", "both"])
+        kill = None if over else {"after_s": rng.uniform(0.0, 1.2), "whom": whom}
+        told = server.ask({"study": study, "base": str(killed), "kill": kill})
+        assert told["orphans"] == 0, (kill, told)
+        struck += (told["struck"] and told["code"] != 0) or (whom == "cell" and told["struck"])
+        if told["code"] == 0:
+            assert facts(study, killed) == expected
+            if over:
+                return
+            turn += 1
+            killed = base / f"killed-{turn}"
+            killed.mkdir()
+        else:
+            assert told["code"] == -9, (killed / "runner.txt").read_text()[-2000:]
+
+
+@pytest.mark.timeout(600)
+def test_forty_kills(server: Server, tmp_path: Path) -> None:
+    rain(server, tmp_path, rates=4, seeds=2, kills=40, seed=0)
+
+
+KILLS = int(os.environ.get("TORCHSTONE_CAMPAIGN_KILLS", "500"))
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("share", range(-(-KILLS // 100)))
+def test_a_hundred_cells(server: Server, tmp_path: Path, share: int) -> None:
+    rain(server, tmp_path, rates=20, seeds=5, kills=min(100, KILLS), seed=100 + share)

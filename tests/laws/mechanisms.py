@@ -34,6 +34,13 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "compress": (None, 5),
     "swapped_heads": (1, 3),
     "swapped_layers": (3, 1),
+    "walk_window": (4, 0),
+    "edges": (2, 9),
+    "walk_steps": (3,),
+    "keep": (3,),
+    "recent": (2, 1),
+    "kept": (3, 6),
+    "value_rank": (3,),
 }
 # Settings that are worth trying together.
 TOGETHER: dict[str, tuple[dict[str, Any], ...]] = {

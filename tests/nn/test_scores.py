@@ -62,6 +62,20 @@ def test_pieces_equal_the_square(num_queries: int, past: int, window: int | None
     torch.testing.assert_close(entropy(made, context), torch.special.entr(p).sum(-1), atol=1e-4, rtol=1e-4)
 
 
+@settings(max_examples=30, deadline=None)
+@given(num_queries=st.integers(1, 19), window=st.integers(0, 12), padded=st.booleans())
+def test_near_attention_equals_the_masked_square(num_queries: int, window: int, padded: bool) -> None:
+    made, v = scores(num_queries, num_queries, None)
+    plain = Scores(made.q, made.k, made.scale)
+    padding = torch.rand(2, num_queries) > 0.3 if padded else None
+    mask = causal_mask(num_queries, num_queries, padding, torch.device("cpu"))
+    places = torch.arange(num_queries)
+    near = mask & (places[:, None] - places <= window)
+    square = (plain.scale * plain.q @ plain.k.transpose(-1, -2)).masked_fill(~near, float("-inf"))
+    found = plain.attend_near(v, AttentionContext(mask=mask if padded else None), window)
+    torch.testing.assert_close(found, square.softmax(-1) @ v, atol=1e-5, rtol=1e-5)
+
+
 @given(num_queries=st.integers(1, 300), past=st.integers(0, 50), window=st.none() | st.integers(0, 80))
 def test_pieces_cover_each_query_and_each_key_once(num_queries: int, past: int, window: int | None) -> None:
     found = pieces(num_queries, num_queries + past, window)

@@ -12,7 +12,8 @@ NESTED = ("attention", "mlp")
 """Sections of mechanisms inside `model.*`; only models whose blocks are ours take them."""
 
 
-_LATENT = "model.attention.name=mla|mla-ra|mla-ct|mla-ra-ct|ra_rank1_2025"
+_LATENT = "model.attention.name=mla|mla-ra|mla-ct|mla-ra-ct|ra_rank1_2025|mla-kvsplice"
+_MAPPED = "model.attention.name=mla|mla-ra|mla-ct|mla-ra-ct|ra_rank1_2025"
 _RECIPROCAL = "model.attention.name=ra|mla-ra|mla-ra-ct|ra_rank1_2025"
 _FOLDED = "model.attention.name=ra-folded|ra_folded_untied_2025"
 _CROSS_TOKEN = "model.attention.name=ra-ct|mla-ct|mla-ra-ct"
@@ -40,6 +41,10 @@ class AttentionConfig(Section):
             "ra_folded_untied_2025",
             "lens",
             "ra-residual",
+            "rwr",
+            "kv-pruned",
+            "mla-kvsplice",
+            "kvsplice",
         ),
     )
     latent: int = knob(
@@ -53,7 +58,7 @@ class AttentionConfig(Section):
         "per-head",
         help="Whether each head has its own maps into and out of the latent, or all share one pair.",
         choices=("per-head", "shared"),
-        depends_on=_LATENT,
+        depends_on=_MAPPED,
     )
     alpha: float = knob(
         0.3,
@@ -154,6 +159,68 @@ class AttentionConfig(Section):
         unit="blocks",
         ge=1,
         depends_on="model.attention.name=ra-residual",
+    )
+    walk_window: int = knob(
+        128,
+        help="Places back that local attention and a walk's step reach.",
+        unit="tokens",
+        ge=0,
+        depends_on="model.attention.name=rwr",
+    )
+    edges: int = knob(
+        32,
+        help="Places that a walk can go on to, beside staying.",
+        unit="tokens",
+        ge=1,
+        depends_on="model.attention.name=rwr",
+    )
+    walk_steps: int = knob(
+        4, help="Steps of the longest walk.", unit="steps", ge=1, depends_on="model.attention.name=rwr"
+    )
+    restart_probability: float = knob(
+        0.2,
+        help="Chance that a walk ends at each step.",
+        unit="probability",
+        gt=0.0,
+        lt=1.0,
+        depends_on="model.attention.name=rwr",
+    )
+    gamma: float = knob(
+        0.3, help="Weight of the walks beside local attention.", depends_on="model.attention.name=rwr"
+    )
+    importance: str = knob(
+        "attention",
+        help="What decides which of the places that are not recent stay.",
+        choices=("attention", "norm", "learned", "recency"),
+        depends_on="model.attention.name=kv-pruned",
+    )
+    keep: int = knob(
+        391,
+        help="Places that stay besides the recent ones.",
+        unit="tokens",
+        ge=1,
+        depends_on="model.attention.name=kv-pruned && model.attention.importance!=recency",
+    )
+    recent: int = knob(
+        64,
+        help="Last places that always stay, the own one among them.",
+        unit="tokens",
+        ge=1,
+        depends_on="model.attention.name=kv-pruned",
+    )
+    kept: int = knob(
+        64,
+        help="Width of what is cached of the latent.",
+        unit="channels",
+        ge=1,
+        depends_on="model.attention.name=mla-kvsplice",
+    )
+    value_rank: int = knob(
+        16,
+        help="Dimensions of a head's values that are cached.",
+        unit="channels",
+        ge=1,
+        depends_on="model.attention.name=kvsplice",
     )
 
 

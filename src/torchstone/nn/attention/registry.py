@@ -12,19 +12,39 @@ from torchstone.nn.attention import (
     causal,
     folded,
     gated,
+    kvsplice,
     lens,
     mla,
+    pruned,
     ra,
     ra_ct,
     rank1,
     residual,
     restart,
+    rwr,
+    splice,
     tied,
 )
 from torchstone.nn.attention.record import AttentionRecord
 
 ATTENTIONS: Registry[AttentionRecord] = Registry("attention mechanism")
 
-for _file in (causal, mla, rank1, ra, ra_ct, gated, tied, restart, folded, lens, residual):
+for _file in (
+    causal,
+    mla,
+    rank1,
+    ra,
+    ra_ct,
+    gated,
+    tied,
+    restart,
+    folded,
+    lens,
+    residual,
+    rwr,
+    pruned,
+    splice,
+    kvsplice,
+):
     for _record in _file.RECORDS:
         ATTENTIONS.add(_record)

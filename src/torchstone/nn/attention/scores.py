@@ -71,6 +71,11 @@ def score_flops(tokens: int, width: int, value_width: int, heads: int, window: i
     return 2 * padded * heads * sum((p.stop - p.start) * p.num_keys for p in pieces(tokens, tokens, window))
 
 
+def near_flops(tokens: int, channels: int, window: int) -> int:
+    """Of `Scores.attend_near` over one sequence, without extra channels; `channels` counts all heads."""
+    return 4 * channels * sum((p.stop - p.start) * (p.end - p.near) for p in pieces(tokens, tokens, window))
+
+
 @dataclass(frozen=True)
 class Scores:
     q: Float[Tensor, "B H T D"]
@@ -91,6 +96,29 @@ class Scores:
             for q, k, values, part in self.parts(context, v)
         ]
         return torch.cat(mixed, dim=2) if len(mixed) > 1 else mixed[0]
+
+    def attend_near(
+        self, v: Float[Tensor, "B H S E"], context: AttentionContext, window: int, *, dropout: float = 0.0
+    ) -> Float[Tensor, "B H T E"]:
+        """The same over the own place and `window` before it alone; without extra channels."""
+        T, S = self.q.shape[2], self.k.shape[2]
+        assert v.shape[2] == S and self.q_extra is None, (v.shape, self.k.shape)
+        if _all_near(window, S):
+            return fused.attend(self.q, self.k, v, context, scale=self.scale, dropout=dropout)
+        found = []
+        for piece in pieces(T, S, window):
+            back = _distance(self, piece.start, piece.stop, piece.near, piece.end)
+            mask = ((back >= 0) & (back <= window))[None, None]
+            if context.mask is not None:
+                mask = mask & context.mask[:, :, piece.start : piece.stop, piece.near : piece.end]
+            q, k, values = (
+                self.q[:, :, piece.start : piece.stop],
+                self.k[:, :, piece.near : piece.end],
+                v[:, :, piece.near : piece.end],
+            )
+            part = AttentionContext(mask=mask, is_causal=False)
+            found.append(fused.attend(q, k, values, part, scale=self.scale, dropout=dropout))
+        return torch.cat(found, dim=2)
 
     def parts(
         self, context: AttentionContext, v: Tensor | None = None

@@ -51,6 +51,20 @@ class SmallLM(nn.Module):
         return self.head(x)
 
 
+SPIKY: dict[str, Any] = {
+    "optimizer": "adamwspam",
+    "spam_theta": 2.0,
+    "spam_interval": 4,
+    "spam_warmup": 1,
+    "prune_method": "movement",
+    "prune_every": 1,
+    "prune_start": 0.0,
+}
+MIXING: dict[str, Any] = {"optimizer": "muon", "prune_method": "magnitude", "prune_every": 2}
+PRUNED = {"spiky": SPIKY, "mixing": MIXING}
+"""Optimizers with more to do than their kernel, and pruning on top."""
+
+
 class Sequences:
     """Ragged ids."""
 

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from distributed.small_job import train, weights
+from distributed.small_job import PRUNED, train, weights
 
 from torchstone.tracking.checkpoint import CheckpointDamaged, open_checkpoint
 
@@ -101,6 +101,20 @@ def test_weights_at_the_end_are_those_of_one_process_in_one_file(strategy: str, 
     expected = weights(home / "one", STEPS)
     torch.testing.assert_close(checkpoint.tensors(), expected, rtol=TOLERANCE, atol=TOLERANCE)
     assert checkpoint.manifest["tied"] == open_checkpoint(home / "one/checkpoints/step-6").manifest["tied"]
+
+
+@pytest.mark.parametrize("name", PRUNED)
+def test_spikes_and_masks_are_those_of_one_process(name: str, home: Path) -> None:
+    train(home / f"one-{name}", **PRUNED[name])
+    expected = weights(home / f"one-{name}", STEPS)
+    together = weights(home / name, STEPS)
+    # Muon rounds to bfloat16 on its way.
+    tolerance = {"rtol": 1e-2, "atol": 1e-3} if name == "mixing" else {"rtol": TOLERANCE, "atol": TOLERANCE}
+    torch.testing.assert_close(together, expected, **tolerance)
+    mixed = [each for key, each in expected.items() if key.endswith("mix.weight")]
+    assert sum(int((each == 0).sum()) for each in mixed) == 49
+    for key, each in expected.items():
+        assert torch.equal(each == 0, together[key] == 0), key
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -10,7 +10,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from distributed.small_job import train
+from distributed.small_job import PRUNED, train
 
 home = Path(sys.argv[1])
 rank = int(os.environ["RANK"])
@@ -27,4 +27,6 @@ for strategy in ("ddp", "fsdp"):
     again = home / f"{strategy}-noisy-again"
     train(again, strategy, dropout=0.3, interrupt=victim)
     told[f"{strategy}-noisy-again"] = train(again, strategy, dropout=0.3, resume="auto")
+for name, changes in PRUNED.items():
+    told[name] = train(home / name, "ddp", **changes)
 (home / f"rank-{rank}.json").write_text(json.dumps(told))

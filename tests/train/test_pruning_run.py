@@ -15,6 +15,7 @@ from torchstone.nn.gpt import GPT, GPTConfig
 from torchstone.tracking.checkpoint import newest_good
 from torchstone.train.assembly import refuse_split
 from torchstone.train.config import SECTIONS
+from torchstone.train.run import TrainJob, run
 
 SIZES: dict[str, Any] = {"vocab_size": 17, "max_seq_len": 8, "d_model": 16, "num_layers": 2, "num_heads": 2}
 
@@ -82,6 +83,30 @@ def test_every_validation_tells_the_sparsity(tmp_path: Path) -> None:
     _, plain, _ = train(tmp_path / "plain")
     assert plain.steps == seen.steps
     assert "prune/sparsity" not in plain.evaluations[-1][1]
+
+
+def test_a_dry_run_tells_what_will_be_pruned_and_how_much_memory_it_takes(tmp_path: Path) -> None:
+    def plan(**values: Any) -> dict[str, str]:
+        settings = resolve(SECTIONS).with_values(
+            {
+                "model.target": "zoo:gpt-nano",
+                "data.source": "builtin:stdlib",
+                "train.max_steps": 100,
+                "train.dry_run": True,
+                **values,
+            }
+        )
+        lines = run(TrainJob(settings, run_dir=tmp_path / "run")).plan
+        return {name: words.strip() for name, _, words in (line.partition(" ") for line in lines)}
+
+    def mebibytes(told: dict[str, str]) -> int:
+        return int(told["memory"].split()[2].replace(",", ""))
+
+    plain, pruned = plan(), plan(**{"prune.method": "movement"})
+    assert "pruning" not in plain
+    assert pruned["pruning"].startswith("movement: 50% of ") and "by step 75" in pruned["pruning"]
+    assert mebibytes(plan(**{"optim.name": "sgd"})) < mebibytes(plain) < mebibytes(pruned)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_resumed_run_has_the_same_weights(tmp_path: Path) -> None:

@@ -10,6 +10,10 @@ from typing import Protocol
 
 
 class Constraint(Protocol):
+    @property
+    def words(self) -> str:
+        """What it asks for; empty for nothing."""
+
     def after_step(self, step: int, was_made: Callable[[], bool]) -> None:
         """After every update, steps from 1. `was_made` may wait for the device."""
 
@@ -18,6 +22,8 @@ class Constraint(Protocol):
 
 
 class _Free:
+    words = ""
+
     def after_step(self, step: int, was_made: Callable[[], bool]) -> None: ...
 
     def require(self) -> dict[str, float]:

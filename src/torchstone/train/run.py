@@ -198,9 +198,10 @@ def sampler(adapter: Any, tokenizer: Any, device: Any) -> Callable[[int, str | N
 def describe(subject: Subject, job: TrainJob, place: Place) -> TrainResult:
     """A dry run: what would be trained, for how long, and the memory it takes at least."""
     from torchstone.adapt.lora import num_parameters
+    from torchstone.optim.pruning.pruner import build_pruner
     from torchstone.optim.registry import build_optimizer
     from torchstone.train.assembly import pace_of
-    from torchstone.train.space import checkpoint_bytes, checkpoints_at_once, readable
+    from torchstone.train.space import checkpoint_bytes, checkpoints_at_once, readable, state_after_a_step
 
     pace = pace_of(subject, job.settings)
     trainable, parameters = num_parameters(subject.module)
@@ -208,7 +209,16 @@ def describe(subject: Subject, job: TrainJob, place: Place) -> TrainResult:
     learning = sum(p.numel() * p.element_size() for p in subject.module.parameters() if p.requires_grad)
     where = str(place.run_dir) if place.run_dir is not None else "a new folder under runs/"
     loop = job.settings.train
-    size = checkpoint_bytes(subject.module, build_optimizer(subject.module, job.settings.optim))
+    optimizer = build_optimizer(subject.module, job.settings.optim)
+    pruner = build_pruner(
+        subject.module,
+        optimizer,
+        job.settings.prune,
+        total_steps=pace.total_steps,
+        optimizer_name=job.settings.optim.name,
+    )
+    size = checkpoint_bytes(subject.module, optimizer, {} if pruner is None else {"pruner": pruner})
+    state = state_after_a_step(optimizer) + (0 if pruner is None else pruner.num_bytes)
     at_once = checkpoints_at_once(loop.keep_last, loop.keep_best, pace.saves_at_most(0))
     return TrainResult(
         run_id="",
@@ -224,8 +234,9 @@ def describe(subject: Subject, job: TrainJob, place: Place) -> TrainResult:
             + ("" if subject.validation else ", no validation data"),
             f"steps       {pace.total_steps:,} ({pace.steps_per_epoch:,} per epoch, "
             f"{loop.gradient_accumulation_steps} micro-steps each)",
-            f"memory      at least {(weights + 3 * learning) / 2**20:,.0f} MiB for weights and what learns "
-            "(activations come on top)",
+            f"memory      at least {(weights + learning + state) / 2**20:,.0f} MiB for weights, gradients "
+            "and state (activations come on top)",
+            *([] if pruner is None else [f"pruning     {pruner.words}"]),
             f"device      {subject.device}, {loop.precision}",
             f"disk        {readable(size)} per checkpoint, up to {at_once} at once",
             f"run folder  {where}" + (" (continued)" if place.exists else ""),

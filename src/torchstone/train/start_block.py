@@ -48,6 +48,8 @@ def used_settings(
         settings["recomputed"] = f"{len(blocks)} blocks ({blocks[0]} to {blocks[-1]})"
     if loop.ema_decay is not None:
         settings["average"] = f"weights averaged with decay {loop.ema_decay:g}; they are validated"
+    if engine.constraint.words:
+        settings["pruning"] = engine.constraint.words
     return settings
 
 

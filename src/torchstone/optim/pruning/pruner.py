@@ -64,6 +64,17 @@ class Pruner:
         self._begin_memory()
         self._require_reachable()
 
+    @property
+    def words(self) -> str:
+        """What will be done, for a person."""
+        config, how = self.config, f"{self.config.pattern}, {self.scope}, {self.config.schedule}"
+        if ":" in config.pattern:
+            keep, group = n_of_m(config.pattern)
+            share, how = 1.0 - keep / group, f"{config.pattern}, {config.schedule}"
+        else:
+            share = config.sparsity
+        return f"{config.method}: {share:.0%} of {self.total:,} weights by step {self.plan.last:,} ({how})"
+
     # --- what a loop calls ----------------------------------------------------------------------
 
     @torch.no_grad()
@@ -203,6 +214,12 @@ class Pruner:
         share = self.promised / self.total
         error = selection.standard_error(share, self.total, self.config.sample)
         return math.ceil(5.0 * error * self.total) + 1
+
+    @property
+    def num_bytes(self) -> int:
+        """Of masks and memory."""
+        tensors = [*self.masks.values(), *(each for kept in self.memory.values() for each in kept.values())]
+        return sum(each.numel() * each.element_size() for each in tensors)
 
     # --- memory ---------------------------------------------------------------------------------
 

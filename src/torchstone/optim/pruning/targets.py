@@ -93,10 +93,16 @@ def head_units(module: nn.Module, weights: dict[str, nn.Parameter]) -> dict[str,
         for name, each in mine.items():
             is_output = name.removesuffix(".weight").rpartition(".")[2] in _OUTPUTS
             length = each.shape[1] if is_output else each.shape[0]
-            width = each.shape[0 if is_output else 1] // num_heads
+            width = _head_width(owner) or each.shape[0 if is_output else 1] // num_heads
             if width == 0 or length % (width * num_heads):
                 continue  # heads that share keys and values are not one head's
             unit = first + torch.arange(length, device=each.device) // width % num_heads
             units[name] = unit[None, :] if is_output else unit[:, None]
         first += num_heads
     return units
+
+
+def _head_width(owner: nn.Module) -> int | None:
+    """Channels of a head, where a module says so."""
+    said = (getattr(owner, name, None) for name in ("head_width", "head_dim", "head_size"))
+    return next((each for each in said if isinstance(each, int)), None)

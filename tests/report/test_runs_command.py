@@ -86,6 +86,11 @@ def test_marks_are_kept_shown_and_taken_back(path, capsys):
     answer = json.loads(said(capsys, "invalidate", "20260101", "--why", "leaked", "--json"))
     assert answer["schema"] == "torchstone.marks/1"
     assert (answer["run_id"], answer["tags"], answer["invalid"]) == ("20260101-a", ["arm-a"], "leaked")
+    shown = said(capsys, "show", "20260101")
+    assert "arm-a" in shown
+    assert "leaked" in shown
+    answer = json.loads(said(capsys, "show", "20260101", "--json"))
+    assert (answer["tags"], answer["invalid"]) == (["arm-a"], "leaked")
     assert "not to be relied on" not in said(capsys, "invalidate", "20260101", "--why", "no", "--undo")
     with Store.open(path, readonly=True) as store:
         assert [event.kind for event in store.events("20260101-a")][-4:] == [

@@ -71,6 +71,7 @@ CONFOUNDED: list[tuple[str, str, dict[str, Any]]] = [
     ("data", "other text", {"change": fact("data.train", "d2")}),
     ("data", "not recorded", {"change_both": fact("data.train", None)}),
     ("data", "mixed in one arm", {"change": one_of_them(fact("data.train", "d2"))}),
+    ("data", "mixed in both arms alike", {"change_both": one_of_them(fact("data.train", "d2"))}),
     ("evaluation", "other validation data", {"change": fact("data.validation", "v2")}),
     ("evaluation", "at an earlier step", {"change": attribute("metric_step", 90)}),
     ("hardware", "another device", {"change": fact("hardware.name", "A10G")}),
@@ -79,6 +80,7 @@ CONFOUNDED: list[tuple[str, str, dict[str, Any]]] = [
     ("software", "torch", {"change": fact("environment.torch.version", "2.12.0")}),
     ("software", "Python", {"change": fact("environment.python", "3.12.1")}),
     ("software", "torchstone", {"change": fact("environment.torchstone", "0.2.0")}),
+    ("software", "torchstone's own code", {"change": fact("environment.torchstone_sources", "s2")}),
     ("compile-status", "compiled", {"change": fact("compile.mode", "default")}),
     ("compile-status", "given up once", ALL_ARE_COMPILED_BUT_ONE),
     ("compile-status", "levers", {"change": fact("levers", {"threads": 2, "bf16": True})}),
@@ -167,6 +169,7 @@ def test_a_clean_comparison_has_no_confounder(bench: Bench, number: int) -> None
         setting("tracking.run_name", run.run_id)(run)
         setting("tracking.notes", str(draw.random()))(run)
         setting("train.keep_last", draw.randint(1, 5))(run)
+        setting("train.checkpoint_every", draw.randint(1, 5))(run)
 
     def cut_otherwise(run: Run) -> None:
         """The same effective batch in other micro-batches."""
@@ -194,12 +197,21 @@ def test_what_the_claim_varies_may_differ_as_a_fact_too(bench: Bench) -> None:
     assert not bench.judged(varies='["optim.learning_rate", "train.compile"]').confounders
 
 
+def test_each_candidate_may_differ_in_another_of_the_varied_keys(bench: Bench) -> None:
+    pair(bench)
+    bench.arm("third", [2.9, 2.92, 2.93], config={"optim.eps": 1e-6})
+    arms = "\n".join(f'{name} = "runs:tag={name}"' for name in ("baseline", "candidate", "third"))
+    assert not bench.judged(arms=arms, varies=TWO_VARIED).confounders
+    names = {each.name for each in bench.judged(arms=arms, varies='["optim.learning_rate"]').confounders}
+    assert names == {"configuration"}
+
+
 def test_ignored_keys_are_given_a_reason_and_shown(bench: Bench) -> None:
-    pair(bench, change=setting("data.num_workers", 2))
+    pair(bench, change=setting("data.bucket_by_length", True))
     assert {each.name for each in bench.judged().confounders} == {"configuration"}
-    found = bench.judged(ignores='{ "data.num_workers" = "batches are the same" }')
+    found = bench.judged(ignores='{ "data.bucket*" = "all are of one length" }')
     assert not found.confounders
-    assert found.to_dict()["claim"]["ignores"] == {"data.num_workers": "batches are the same"}
+    assert found.to_dict()["claim"]["ignores"] == {"data.bucket*": "all are of one length"}
 
 
 def test_limits_are_told_and_do_not_refuse(bench: Bench) -> None:

@@ -171,7 +171,7 @@ def test_the_table_of_the_manual_reads_the_same(bench: Bench) -> None:
             [
                 "0",
                 run["summary"],
-                run["config"],
+                run["config"] | {"prompt": "x" * 200_000},
                 "baseline1",
                 "finished",
                 json.dumps(run["metadata"]),
@@ -180,10 +180,17 @@ def test_the_table_of_the_manual_reads_the_same(bench: Bench) -> None:
         )
     (found,) = read_export(path, [("tag", "baseline")], LOSS, {})
     expected = one(bench.folder, run)
-    assert found.config == expected.config
+    assert found.config == expected.config | {"prompt": "x" * 200_000}
     assert {name: found.get(name) for name in found.statements} == {
         name: expected.get(name) for name in expected.statements
     }
+
+
+def test_runs_without_a_name_are_not_one_run(bench: Bench) -> None:
+    (bench.folder / "flat.csv").write_text("config.seed,summary.val/loss\n1,2.5\n2,2.6\n")
+    found = bench.judged(arms='baseline = "wandb:flat.csv"\ncandidate = "wandb:flat.csv:config.seed=2"')
+    assert [run.get("value") for run in found.arms[0].runs] == [2.5, 2.6]
+    assert found.arms[1].runs[0].run_id == found.arms[0].runs[1].run_id
 
 
 def test_columns_of_one_value_each(bench: Bench) -> None:

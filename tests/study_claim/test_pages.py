@@ -205,6 +205,13 @@ def test_a_folder_of_something_else_is_left_alone(bench: Bench) -> None:
             verify(bench.folder / "notes")
 
 
+def test_the_page_of_another_claim_is_left_alone(page: Path, bench: Bench) -> None:
+    before = (page / "page.json").read_bytes()
+    with pytest.raises(UsageError, match="another claim"):
+        publish(bench.claim(name="other.toml"), store=bench.store, out=page)
+    assert (page / "page.json").read_bytes() == before
+
+
 def test_a_dry_run_writes_nothing(bench: Bench) -> None:
     pair(bench)
     claim = bench.claim()

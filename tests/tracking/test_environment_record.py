@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from torchstone.tracking.environment import snapshot
+import torchstone
+from torchstone.tracking.environment import code_hash, snapshot
 from torchstone.tracking.hardware import survey
 from torchstone.tracking.scrub import REMOVED, scrub, scrub_arguments
 
@@ -116,3 +118,16 @@ def test_a_missing_extra_is_a_note_with_its_pip_line(monkeypatch):
     monkeypatch.setattr(hardware, "available", lambda module: module != "matplotlib")
     plots = next(each for each in survey() if each.topic == "extra [plots]")
     assert (plots.status, plots.advice) == ("note", "pip install 'torchstone[plots]'")
+
+
+def test_own_code_is_known_by_its_content(tmp_path):
+    (tmp_path / "a.py").write_text("x = 1")
+    (tmp_path / "b.txt").write_text("no code")
+    before = code_hash(tmp_path)
+    (tmp_path / "b.txt").write_text("still none")
+    assert code_hash(tmp_path) == before
+    (tmp_path / "a.py").write_text("x = 2")
+    changed = code_hash(tmp_path)
+    (tmp_path / "a.py").rename(tmp_path / "c.py")
+    assert len({before, changed, code_hash(tmp_path)}) == 3
+    assert snapshot()["torchstone_sources"] == code_hash(Path(torchstone.__file__).parent)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torchstone.report.numbers import duration, number
+from torchstone.tracking.marks import Marks, marks
 from torchstone.tracking.rows import MetricRow, RunRow
 from torchstone.tracking.run_folder import holder
 from torchstone.tracking.store import Direction, Store
@@ -58,6 +59,7 @@ class RunInfo:
     seconds: float | None
     steps: int
     events: list[tuple[str, float]] = field(default_factory=list)
+    marks: Marks = field(default_factory=Marks)
 
     def summary(self) -> list[tuple[str, str]]:
         """Name and value pairs of the summary card."""
@@ -98,6 +100,8 @@ class RunInfo:
             "seconds": self.seconds,
             "last": self.last,
             "best": best,
+            "tags": sorted(self.marks.tags),
+            "invalid": self.marks.invalid,
             "points": {key: len(series.steps) for key, series in self.series.items()},
         }
 
@@ -116,6 +120,7 @@ def run_info(store: Store, run_id: str) -> RunInfo:
         seconds=_seconds(run, series),
         steps=max((each.steps[-1] for each in series.values()), default=0),
         events=[(event.kind, event.at) for event in store.events(run.run_id)],
+        marks=marks(store, [run.run_id])[run.run_id],
     )
 
 

@@ -58,6 +58,10 @@ def run_card(info: RunInfo) -> RenderableType:
     facts.add_row("run", _text(info.run.run_id))
     facts.add_row("folder", _text(info.run.run_dir))
     facts.add_row("started", iso(info.run.started))
+    if info.marks.tags:
+        facts.add_row("tags", _text(", ".join(sorted(info.marks.tags))))
+    if info.marks.invalid is not None:
+        facts.add_row("invalid", Text(inert(info.marks.invalid), style="red"))
     for name, value in info.summary():
         facts.add_row(name, _status(value) if name == "status" else _text(value))
     curves = Table(box=None, pad_edge=False)

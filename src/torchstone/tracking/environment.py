@@ -6,17 +6,19 @@ described but not imported: who has not loaded it gets its version only.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from torchstone._files import sha256_bytes
+from torchstone._files import sha256, sha256_bytes
 from torchstone._version import __version__
 from torchstone.tracking.scrub import scrub, scrub_arguments
 
@@ -38,6 +40,7 @@ def snapshot(folder: Path | None = None) -> dict[str, Any]:
     return {
         "schema": "torchstone.environment/1",
         "torchstone": __version__,
+        "torchstone_sources": own_sources(),
         "command": scrub_arguments(sys.argv),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -47,6 +50,20 @@ def snapshot(folder: Path | None = None) -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "git": _git(folder or Path.cwd()),
     }
+
+
+@cache
+def own_sources() -> str:
+    """Hash of torchstone's own code: who works on it changes it without changing its version."""
+    return code_hash(Path(__file__).parents[1])
+
+
+def code_hash(folder: Path) -> str:
+    """SHA-256 over the Python files below a folder, by name and content."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)} {sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def version_of(package: str) -> str | None:

@@ -19,19 +19,12 @@ from torchstone.train.config import SECTIONS
 from torchstone.train.facts import KIND
 
 SEED = "train.random_seed"
-COVERED = (SEED, "train.batch_size", "train.gradient_accumulation_steps")
-"""Keys that a fact speaks for, or that change nothing of what a run computes."""
-BOOKKEEPING = (
-    "tracking.",
-    "train.checkpoint_every",
-    "train.checkpoint_every_epochs",
-    "train.keep_last",
-    "train.keep_best",
-    "train.async_save",
+COVERED = frozenset(
+    {SEED, "train.batch_size", "train.gradient_accumulation_steps"}
+    | {key for key, knob in knobs_of(SECTIONS).items() if not knob.changes_result}
 )
-
-
-COSMETIC = tuple(key for key, knob in knobs_of(SECTIONS).items() if knob.cosmetic)
+"""Keys that a fact speaks for, or that change no bit of what a run computes."""
+BOOKKEEPING = ("tracking.", "train.checkpoint_every")
 
 
 def find_runs(store: Store, wanted: Sequence[tuple[str, str]]) -> list[RunRow]:
@@ -102,7 +95,7 @@ def read_run(store: Store, run: RunRow, reading: Reading) -> RecordedRun:
         where = f"session {number}" if len(sessions) > 1 else "the store"
         for name, stated in states(_session(session), where).items():
             found.setdefault(name, []).extend(stated)
-    covered = {key for key in config if key in (*COVERED, *COSMETIC) or key.startswith(BOOKKEEPING)}
+    covered = {key for key in config if key in COVERED or key.startswith(BOOKKEEPING)}
     return RecordedRun(
         run_id=run.run_id,
         origin="store",
@@ -141,8 +134,9 @@ def _session(facts: Mapping[str, Any]) -> dict[str, Any]:
         "data": data.get("train"),
         "evaluation": data.get("validation"),
         "hardware": _hardware(facts["hardware"]),
-        "software": f"torchstone {environment['torchstone']}, torch {torch['version']}, "
-        f"Python {environment['python']}",
+        "software": f"torchstone {environment['torchstone']}"
+        f" ({environment.get('torchstone_sources', 'sources not recorded')[:12]}), "
+        f"torch {torch['version']}, Python {environment['python']}",
         "compile_status": _compile_status(facts),
         "effective_batch": batch["effective"],
         "planned_steps": facts["planned_steps"],

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,6 +77,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
         parts = {name: _object(row.get(name), name, path) for name in ("config", "summary", "metadata")}
         yield {
             **head,
+            "number": number,
             "config": flat({key: _unwrapped(value) for key, value in parts["config"].items()}),
             "summary": flat(parts["summary"]),
             "metadata": flat(parts["metadata"]),
@@ -95,7 +97,8 @@ def _rows_of_json(text: str, path: Path) -> list[Any]:
 
 
 def _rows_of_csv(text: str, path: Path) -> Iterator[dict[str, Any]]:
-    table = csv.DictReader(text.splitlines())
+    csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a cell may hold a whole configuration
+    table = csv.DictReader(io.StringIO(text, newline=""))
     names = [name for name in table.fieldnames or () if name]  # pandas leaves its index without a name
     parts = ("config", "summary", "metadata")
     vague = [
@@ -194,7 +197,7 @@ def _run(record: Mapping[str, Any], path: Path, reading: Reading, places: Mappin
     used |= {place.removeprefix("config.") for place in (*PER_DEVICE, *BATCH, *ACCUMULATION)}
     used |= {key for key in record["config"] if key.startswith(_INTERNAL)}
     return RecordedRun(
-        run_id=str(record["id"] or record["name"] or "unnamed"),
+        run_id=str(record["id"] or record["name"] or f"run {record['number']}"),
         origin="wandb",
         where=str(path),
         statements=statements,

@@ -8,6 +8,7 @@ themselves, which `verify` does. It is no proof of who wrote a page; a signed gi
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,8 @@ from torchstone.study.claim.picture import comparison_figure
 from torchstone.study.claim.publication import Publication
 from torchstone.study.claim.verdict import HOLDS, VERDICTS
 from torchstone.tracking.store import Store
+
+log = logging.getLogger(__name__)
 
 SCHEMA = "torchstone.page/1"
 FILE = "page.json"
@@ -62,9 +65,10 @@ class Standing:
 
 def write_page(publication: Publication, folder: Path, store: str | Path | None) -> Publication:
     """Write page.html, page.md, picture.png and page.json; the publication with its earlier verdicts."""
-    publication = replace(publication, history=_history(folder))
+    made_from = _made_from(publication, folder, store)
+    publication = replace(publication, history=_history(folder, made_from["claim"]))
     folder.mkdir(parents=True, exist_ok=True)
-    content = _finite(publication.to_dict()) | {"made_from": _made_from(publication, folder, store)}
+    content = _finite(publication.to_dict()) | {"made_from": made_from}
     sha256 = content_hash(content)
     files = [folder / "page.html", folder / "page.md"]
     try:
@@ -135,8 +139,8 @@ def _made_from(publication: Publication, folder: Path, store: str | Path | None)
     return {"claim": from_here(publication.claim.path), "store": from_here(str(used)) if is_file else used}
 
 
-def _history(folder: Path) -> tuple[Mapping[str, Any], ...]:
-    """Of the page that is there already; one that was changed by hand is refused, not overwritten."""
+def _history(folder: Path, claim: str) -> tuple[Mapping[str, Any], ...]:
+    """Of the page that is there already; another claim's, or a changed one, is not written over."""
     if not (folder / FILE).is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise UsageError(
@@ -150,6 +154,13 @@ def _history(folder: Path) -> tuple[Mapping[str, Any], ...]:
             "the page that is there was changed after it was signed",
             where=str(folder / FILE),
             next="take it away, or give another --out",
+        )
+    if content["made_from"]["claim"] != claim:
+        raise UsageError(
+            "another claim's page is there",
+            where=str(folder),
+            why=f"it was made from {content['made_from']['claim']}",
+            next="give another --out",
         )
     last = {
         "created": content["created"],
@@ -227,9 +238,12 @@ def _tell_runs(publication: Publication, folder: Path, sha256: str, store: str |
     data = {"page": str(folder.absolute()), "verdict": publication.verdict, "sha256": sha256}
     runs = [(run.where, run.run_id) for arm in publication.arms for run in arm.runs if run.origin == "store"]
     for where in dict.fromkeys(where for where, _ in runs):
-        with Store.open(where) as opened:
-            for run_id in dict.fromkeys(run_id for place, run_id in runs if place == where):
-                opened.add_event(run_id, PUBLISHED, data)
+        try:
+            with Store.open(where) as opened:
+                for run_id in dict.fromkeys(run_id for place, run_id in runs if place == where):
+                    opened.add_event(run_id, PUBLISHED, data)
+        except (OSError, TorchstoneError) as error:  # the page is written, and can be verified all the same
+            log.warning("the runs in %s do not know of this page: %s", where, str(error).partition("\n")[0])
 
 
 def _finite(value: Any) -> Any:

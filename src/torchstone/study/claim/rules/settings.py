@@ -47,20 +47,18 @@ def configuration(case: Case) -> Iterator[Finding]:
 @rule("declared-difference", "The arms do not differ in what the claim varies, or in anything at all.")
 def declared_difference(case: Case) -> Iterator[Finding]:
     table, spoken_for, base = _settings(case), _settings(case, covered=True), case.baseline
+    for each in case.claim.varies:
+        keys = [key for key in spoken_for if fnmatchcase(key, each)]
+        is_varied = any(_differing(key, spoken_for, case) for key in keys)
+        if not is_varied and not any(_facts_vary(each, arm, case) for arm in case.arms[1:]):
+            what = f"the claim varies {each}, which is the same in {listed(names(case.arms))}"
+            fix = "was the setting applied? If it was not meant, take it out of varies"
+            yield Finding("declared-difference", "unmet", names(case.arms), what, fix)
     for arm in case.arms[1:]:
-        pair = (base.name, arm.name)
-        for each in case.claim.varies:
-            keys = [key for key in spoken_for if fnmatchcase(key, each)]
-            if not any(arm.name in _differing(key, spoken_for, case) for key in keys) and not _facts_vary(
-                each, arm, case
-            ):
-                what = f"the claim varies {each}, which is the same in {base.name} and {arm.name}"
-                fix = "was the setting applied? If it was not meant, take it out of varies"
-                yield Finding("declared-difference", "unmet", pair, what, fix)
         is_other = any(distinct(arm, fact) != distinct(base, fact) for fact in MAKE_A_DIFFERENCE)
         if not is_other and not any(arm.name in _differing(key, table, case) for key in table):
             what = f"{arm.name} does not differ from {base.name} in anything that is recorded"
-            yield Finding("declared-difference", "unmet", pair, what)
+            yield Finding("declared-difference", "unmet", (base.name, arm.name), what)
 
 
 def _facts_vary(declared: str, arm: Arm, case: Case) -> bool:

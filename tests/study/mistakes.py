@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchstone.config.resolve import Resolved
+from torchstone.train.constraint import FREE
 
 # --- how models are patched ---------------------------------------------------------------------
 
@@ -244,6 +245,42 @@ def plain_sgd(engine: Any) -> None:
     groups = [dict(group) for group in engine.optimizer.param_groups]
     keep = {"params", "lr", "weight_decay"}
     engine.optimizer = optim.SGD([{key: each[key] for key in keep} for each in groups])
+
+
+def plain_amsgrad(engine: Any) -> None:
+    """What the optimizer does beyond its base is never called."""
+    keep = ("params", "lr", "weight_decay", "betas", "eps", "amsgrad")
+    groups = [{key: group[key] for key in keep} for group in engine.optimizer.param_groups]
+    engine.optimizer = torch.optim.AdamW(groups)
+    engine.recipe.update.gradients.preparations.clear()
+
+
+def prunes_never(engine: Any) -> None:
+    """Pruning by a configuration that the trainer ignores."""
+    engine.constraint = FREE
+    engine.recipe.update.gradients.preparations.clear()
+
+
+def forgets_masks(engine: Any) -> None:
+    """What is saved are masks that keep everything."""
+    pruner = engine.constraint
+    inner = pruner.load_state_dict
+
+    def load_state_dict(own: Any, state: Any) -> None:
+        inner(state)
+        for mask in own.masks.values():
+            mask.fill_(1)
+        own.promised = 0
+
+    inner_state = pruner.state_dict
+
+    def state_dict(own: Any) -> dict[str, Any]:
+        state = inner_state()
+        masks = {name: torch.full_like(each, 255) for name, each in state["masks"].items()}
+        return {**state, "masks": masks, "promised": 0}
+
+    pruner.state_dict = types.MethodType(state_dict, pruner)
+    pruner.load_state_dict = types.MethodType(load_state_dict, pruner)
 
 
 def moments_stand_still(engine: Any) -> None:

@@ -1,7 +1,7 @@
 """Mistakes that labs really made, each as a small patch of a model, an engine or a configuration.
 
 A sound step says what it does; each mutant of it is the same step with one mistake, and the claim that must
-catch it. `sound()` and `mutated()` give the two studies, `bench()` the patched doors.
+catch it. `sound()` and `mutated(step)` give the two studies, `bench()` the patched doors.
 """
 
 from __future__ import annotations
@@ -71,6 +71,28 @@ STEPS = [
         claims={"parameters": "+0", "output": "equal", "update": "differs"},
     ),
     Step(
+        id="pruned",
+        parent="0",
+        set={"prune.method": "magnitude", "prune.sparsity": 0.7},
+        claims={"parameters": "+0", "output": "equal", "update": "differs", "sparsity": 0.7},
+    ),
+    Step(
+        id="spam",
+        parent="0",
+        set={
+            "optim.name": "adamwspam",
+            "optim.amsgrad": True,
+            "optim.spam_interval": 20,
+            "optim.spam_warmup": 10,
+        },
+        claims={
+            "output": "equal",
+            "update": "differs",
+            "optimizer_state": ["exp_avg", "max_exp_avg_sq"],
+            "changed": ["schedule"],  # it warms up again after each reset
+        },
+    ),
+    Step(
         id="momentum",
         parent="0",
         set={"optim.beta1": 0.5},
@@ -89,6 +111,8 @@ class Mutant:
     settings: Callable[[Resolved], Resolved] | None = None
     """What the model is built from, against what was asked for."""
     model: Callable[[Any], None] | None = None
+    recipe: Callable[[Resolved], Resolved] | None = None
+    """What its engine is made from, likewise."""
     subject: Callable[[Any], None] | None = None
     """Before its engine is made."""
     engine: Callable[[Any], None] | None = None
@@ -224,6 +248,15 @@ MUTANTS = [
     Mutant(name="other-order", step="decay", claim="unchanged data", subject=mistakes.other_order),
     Mutant(name="steps-never", step="decay", claim="moves", engine=mistakes.never_steps),
     Mutant(name="one-left-out", step="decay", claim="moves", engine=mistakes.leaves_one_out),
+    Mutant(
+        name="sparsity-never-forwarded",
+        step="pruned",
+        claim="sparsity",
+        recipe=mistakes.instead("prune.sparsity", 0.01),
+    ),
+    Mutant(name="never-pruned", step="pruned", claim="sparsity", engine=mistakes.prunes_never),
+    Mutant(name="masks-not-saved", step="pruned", claim="resume", engine=mistakes.forgets_masks),
+    Mutant(name="routine-never-called", step="spam", claim="changed schedule", engine=mistakes.plain_amsgrad),
     Mutant(name="routine-never-called", step="momentum", claim="optimizer_state", engine=mistakes.plain_sgd),
     Mutant(
         name="moments-stand-still",
@@ -269,11 +302,12 @@ def sound() -> Study:
     return study([placed(each) for each in STEPS])
 
 
-def mutated() -> Study:
+def mutated(step: str) -> Study:
+    """The mutants of one step, beside its parent."""
     by_id = {each.id: each for each in STEPS}
     steps = [by_id["0"]]
-    for each in MUTANTS:
-        right = by_id[each.step]
+    for each in (mutant for mutant in MUTANTS if mutant.step == step):
+        right = by_id[step]
         steps.append(placed(right, id=each.id, set={**right.set, **(each.set or {})}))
     return study(steps)
 
@@ -295,6 +329,8 @@ def bench() -> Bench:
         mutant = by_id.get(arm)
         if mutant is not None and mutant.subject is not None:
             mutant.subject(subject)
+        if mutant is not None and mutant.recipe is not None:
+            settings = mutant.recipe(settings)
         made = make_engine(arm, subject, settings, folder, found)
         if mutant is not None and mutant.engine is not None:
             mutant.engine(made)

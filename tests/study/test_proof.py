@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from study.mutants import MUTANTS, bench, mutated, sound
+import pytest
+from study.mutants import MUTANTS, STEPS, bench, mutated, sound
 
 from torchstone.study.plan import plan_study
 from torchstone.study.prove.proof import prove
+from torchstone.study.study_file import read_study
 
 
 def test_a_sound_study_passes() -> None:
@@ -16,11 +18,25 @@ def test_a_sound_study_passes() -> None:
     assert len({step.fingerprint for step in proof.steps}) == len(proof.steps)
 
 
-def test_every_mutant_is_caught_by_the_claim_that_is_named_for_it() -> None:
+def test_there_are_enough_mutants() -> None:
     assert len(MUTANTS) >= 30
-    proof = prove(plan_study(mutated()), bench())
-    caught = {step.id: [claim.claim for claim in step.broken] for step in proof.steps}
+    assert {each.step for each in MUTANTS} == {each.id for each in STEPS} - {"0"}
+
+
+@pytest.mark.parametrize("step", [each.id for each in STEPS if each.parent])
+def test_every_mutant_is_caught_by_the_claim_that_is_named_for_it(step: str) -> None:
+    proof = prove(plan_study(mutated(step)), bench())
+    caught = {each.id: [claim.claim for claim in each.broken] for each in proof.steps}
     assert caught.pop("0") == []
-    missed = {each.id: caught[each.id] for each in MUTANTS if each.claim not in caught[each.id]}
+    mine = [each for each in MUTANTS if each.step == step]
+    missed = {each.id: caught[each.id] for each in mine if each.claim not in caught[each.id]}
     assert not missed
     assert proof.verdict == "fail"
+
+
+@pytest.mark.timeout(400)  # some ten seconds on a quiet machine
+def test_ratio_holds_in_every_step() -> None:
+    proof = prove(plan_study(read_study("ratio")))
+    wrong = {step.id: [claim.to_dict() for claim in step.broken] for step in proof.steps if step.broken}
+    assert not wrong
+    assert len({step.fingerprint for step in proof.steps}) == len(proof.steps)

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from torchstone.adapt.load import LoadedModel
 
@@ -55,7 +56,7 @@ def _forward(module: nn.Module, length: int) -> tuple[int | None, int | float | 
     device = next(module.parameters()).device
     ids = torch.zeros(1, length, dtype=torch.long, device=device)
     try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with _FlopCounter() as counter, torch.no_grad():
             output = module(input_ids=ids, **asks)
     except (NotImplementedError, RuntimeError, ValueError) as error:
         return None, None, f"it cannot run without values: {error}".splitlines()[0]
@@ -64,7 +65,51 @@ def _forward(module: nn.Module, length: int) -> tuple[int | None, int | float | 
     per_token: int | float | None = None
     if cache is not None:
         per_token = total // length if total % length == 0 else total / length
-    return int(counter.get_total_flops()), per_token, ""
+    return counter.total, per_token, ""
+
+
+class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """torch's own formulas; what an operation makes of the same shapes is worked out once.
+
+    Shapes on the meta device are found in Python, which for a deep model takes longer than anything else.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+        self._known: dict[Any, tuple[Tensor, int]] = {}
+        self._is_pure: dict[Any, bool] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        key = (func, _shapes(args), _shapes(tuple(kwargs.items()))) if self._pure(func) else None
+        if key in self._known:
+            like, flops = self._known[key]
+            self.total += flops
+            return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=like.device)
+        out = func(*args, **kwargs)
+        formula = flop_registry.get(func.overloadpacket)
+        flops = int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
+        self.total += flops
+        if key is not None and isinstance(out, Tensor) and out.is_meta:
+            self._known[key] = out, flops
+        return out
+
+    def _pure(self, func: Any) -> bool:
+        """Whether an operation makes a new tensor and touches none."""
+        if func not in self._is_pure:
+            fresh = all(each.alias_info is None for each in func._schema.returns)
+            self._is_pure[func] = fresh and not func.is_view and not func._schema.is_mutable
+        return self._is_pure[func]
+
+
+def _shapes(value: Any) -> Any:
+    """What the shape of a result can depend on, as a key."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape), value.stride(), value.dtype, value.device
+    if isinstance(value, list | tuple):
+        return tuple(map(_shapes, value))
+    return value
 
 
 def _tensors(value: Any) -> Iterable[Tensor]:

@@ -23,6 +23,8 @@ from torchstone.study.records import Arm
 
 SAME = 1e-6
 """Relative difference, in double precision, below which two functions are one."""
+_SPARSITY_WITHIN = 0.02
+"""Whole channels and heads of a small twin do not make every share."""
 _NOT_OPTIONS = {
     "lr", "initial_lr", "foreach", "fused", "capturable", "differentiable", "maximize",
     "decoupled_weight_decay",
@@ -82,6 +84,9 @@ def judge(own: Evidence, parent: Evidence | None, twins_alike: str | None) -> li
     """Every claim of one arm, declared or not; `twins_alike` names an arm that is the same thing."""
     found = list(_declared(own, parent))
     found += _life(own)
+    promised = promised_sparsity(own.arm.settings)
+    if promised is not None and "sparsity" not in own.arm.claims:
+        found += _sparsity(promised, own, parent)
     if parent is not None:
         found += _equal_effort(own, parent)
         found += _facets(own, parent)
@@ -219,6 +224,24 @@ def _optimizer_state(expected: Any, own: Evidence, parent: Evidence | None) -> I
         yield ClaimResult(claim="optimizer_state", expected=f"{name} changes", measured=measured, holds=moved)
 
 
+def _sparsity(expected: Any, own: Evidence, parent: Evidence | None) -> Iterator[ClaimResult]:
+    found = own.trial.sparsity
+    measured = "nothing is pruned" if found is None else f"{found:.4f}"
+    reached = found is not None and abs(found - float(expected)) <= _SPARSITY_WITHIN
+    yield ClaimResult(claim="sparsity", expected=f"{expected:g}", measured=measured, holds=reached)
+
+
+def promised_sparsity(settings: Resolved) -> float | None:
+    """What `prune.*` promises for the end; None: nothing is pruned."""
+    prune = settings.prune
+    if prune.method == "none":
+        return None
+    if ":" in prune.pattern:
+        keep, group = map(int, prune.pattern.split(":"))
+        return 1 - keep / group
+    return float(prune.sparsity)
+
+
 _MEASURES: dict[str, Callable[[Any, Evidence, Evidence | None], Iterator[ClaimResult]]] = {
     "output": _output,
     "start": _start,
@@ -227,6 +250,7 @@ _MEASURES: dict[str, Callable[[Any, Evidence, Evidence | None], Iterator[ClaimRe
     "gradient": _gradient,
     "no_gradient": _no_gradient,
     "optimizer_state": _optimizer_state,
+    "sparsity": _sparsity,
 }
 
 

@@ -23,13 +23,15 @@ from torch import Tensor, nn
 
 from torchstone._errors import TorchstoneError
 from torchstone._seeds import preserved_rng
-from torchstone.adapt.adapter import adapt
+from torchstone.adapt.adapter import Adapter
+from torchstone.adapt.binding import Binding
 from torchstone.adapt.load import LoadedModel
 from torchstone.checks.run import check
 from torchstone.config.resolve import Resolved
 from torchstone.data.dataset import Dataset, as_dataset
 from torchstone.data.loader import Loader
 from torchstone.data.pack import TokenBlocks
+from torchstone.optim.pruning.targets import prunable
 from torchstone.study.prove.bench import Bench
 from torchstone.study.prove.twin import MICRO_STEPS, ROWS, SAVED_AT, SPIKED_AT, TOKENS, UPDATES
 from torchstone.tracking.checkpoint import open_checkpoint
@@ -81,6 +83,8 @@ class Trial:
     """Learning rate of each step, as the optimizer had it."""
     states: dict[str, list[float]] = field(default_factory=dict)
     """Entry of the optimizer's state -> its size after each step."""
+    sparsity: float | None = None
+    """Share of zeros among the weights that `prune.*` speaks of, after the last step."""
     data: str = ""
     """Hash of the batches that were fed."""
     checks: list[CheckResult] = field(default_factory=list)
@@ -147,13 +151,12 @@ class _Life:
         trial.options = _options(engine.optimizer, module)
         trial.data = _hashed(engine)
         trial.silent = _without_gradient(engine, module)
-        spy = _Spy(engine.optimizer, trial)
-        rows: list[float] = trial.losses
-        engine.log_row = lambda step, row: rows.append(row["train/loss"]) if "train/loss" in row else None
+        spy = _Spy(engine, trial)
         engine.run()
         spy.close()
         trial.trained = _copied(module)
         trial.still = [name for name, value in trial.trained.items() if torch.equal(value, before[name])]
+        trial.sparsity = _sparsity(module, self.settings)
         self.state = engine.optimizer.state_dict()["state"]
 
     def resume(self, folder: Path) -> None:
@@ -161,8 +164,11 @@ class _Life:
         kept = f"checkpoints/step-{SAVED_AT}"
         shutil.copytree(folder / "whole" / kept, folder / "resumed" / kept)
         found = open_checkpoint(folder / "resumed" / kept)
-        adapter = adapt(self.reserve, config=self.loaded.config, task=self.loaded.task)
+        known = self.loaded.adapter
+        binding = Binding(self.reserve, known.signature)
+        adapter = Adapter(binding, known.facts, (known.task, known.guess))
         engine = self._engine(adapter, self.reserve, folder / "resumed", found)
+        engine.saver = None
         engine.run()
         self.trial.resumed = _difference(self.trial.trained, _copied(self.reserve)) or _state_difference(
             self.state, engine.optimizer.state_dict()["state"]
@@ -288,6 +294,15 @@ def _hashed(engine: Engine) -> str:
     return digest.hexdigest()[:16]
 
 
+def _sparsity(module: nn.Module, settings: Resolved) -> float | None:
+    """Counted in the weights themselves, whoever was to make them zero."""
+    if settings.prune.method == "none":
+        return None
+    weights = prunable(module, settings.prune).values()
+    zeros = sum(each.numel() - int(each.count_nonzero()) for each in weights)
+    return zeros / sum(each.numel() for each in weights)
+
+
 # --- gradients and the optimizer ----------------------------------------------------------------
 
 
@@ -320,28 +335,39 @@ def _options(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, d
 class _Spy:
     """Notes after each step what the optimizer holds: sums of absolute values, by entry of its state."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, trial: Trial) -> None:
-        self.trial = trial
-        self.handle = optimizer.register_step_post_hook(self._note)
+    def __init__(self, engine: Engine, trial: Trial) -> None:
+        self.optimizer, self.trial = engine.optimizer, trial
+        self._rates: list[float] = []
+        self._hook = self.optimizer.register_step_post_hook(self._note_rate)
+        engine.log_row = self._note
 
-    def _note(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self.trial.rates.append(float(optimizer.param_groups[0]["lr"]))
-        totals: dict[str, float] = {}
-        for entries in optimizer.state.values():
-            for name, value in entries.items():
-                totals[name] = totals.get(name, 0.0) + _size(value)
-        for group in optimizer.param_groups:
-            for name, value in group.items():
-                if name not in ("params", "lr") and isinstance(value, int | float | Tensor):
-                    totals.setdefault(name, _size(value))
-        for name, value in vars(optimizer).items():
-            if not name.startswith("__") and isinstance(value, int | float | Tensor):
-                totals.setdefault(name.lstrip("_"), _size(value))
-        for name, total in totals.items():
+    def _note_rate(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        # An optimizer inside another's step is heard first, with the rate that was really taken.
+        self._rates.append(float(optimizer.param_groups[0]["lr"]))
+
+    def _note(self, step: int, row: Mapping[str, float]) -> None:
+        if "train/loss" not in row:
+            return
+        self.trial.losses.append(row["train/loss"])
+        self.trial.rates += self._rates[:1]
+        self._rates.clear()
+        for name, total in self._totals().items():
             self.trial.states.setdefault(name, []).append(total)
 
+    def _totals(self) -> dict[str, float]:
+        totals: dict[str, float] = {}
+        for entries in self.optimizer.state.values():
+            for name, value in entries.items():
+                totals[name] = totals.get(name, 0.0) + _size(value)
+        counters = [*self.optimizer.param_groups, vars(self.optimizer)]
+        for holder in counters:
+            for name, value in holder.items():
+                if name not in ("params", "lr", "state") and isinstance(value, int | float | Tensor):
+                    totals.setdefault(name.strip("_"), _size(value))
+        return totals
+
     def close(self) -> None:
-        self.handle.remove()
+        self._hook.remove()
 
 
 def _size(value: Any) -> float:

@@ -15,10 +15,10 @@ from torchstone.config.layers import BACK_TO_DEFAULT
 from torchstone.config.resolve import Resolved
 from torchstone.config.values import in_effect
 
-UPDATES = 6
+UPDATES = 7
 """Optimizer steps of a twin's life."""
-SAVED_AT = 3
-"""Where it is saved, to be resumed."""
+SAVED_AT = 5
+"""Where it is saved, to be resumed: behind the end of most pruning ramps."""
 SPIKED_AT = 4
 """The step whose gradients are far too large, counted from 0."""
 SCALED_STEPS = "optimizer steps"
@@ -26,6 +26,7 @@ SCALED_STEPS = "optimizer steps"
 ROWS, MICRO_STEPS = 2, 2
 TOKENS = 40
 """Of a twin's sequence; more than the chunks and blocks that mechanisms usually work in."""
+OPEN_INTERVAL = 3
 BLOCKS = 2
 LEAST_WIDTH, LEAST_HEAD, LEAST_TOKENS = 48, 8, 4
 VOCABULARY = 256
@@ -137,13 +138,14 @@ def steps_of(settings: Resolved) -> int:
 
 
 def _interval(steps: int | None, ratio: float, knob: Knob) -> int | None:
-    """An interval of a long run as one of the twin's; one left open gets the shortest that means much."""
-    least = max(int(knob.ge or 0), 0)
+    """An interval of a long run as one of the twin's. One left open is passed within the twin's life.
+
+    What may be 0 (a warm-up) stays shorter than what may not (the time between two resets).
+    """
+    least = int(knob.ge or 0)
     if steps is None:
-        return max(least, 2)
-    if steps == 0:
-        return 0
-    return max(least, 1, round(steps * ratio))
+        return max(least, OPEN_INTERVAL) if least else 1
+    return max(least, 1, round(steps * ratio)) if steps else 0
 
 
 def _size_knobs(settings: Resolved) -> dict[str, Knob]:

@@ -9,7 +9,8 @@ _HOMES = {
     "Cell": "torchstone.study.records",
     "Plan": "torchstone.study.plan",
     "Study": "torchstone.study.records",
-    "plan": "torchstone.study.plan",
+    "plan_study": "torchstone.study.plan",
+    "prove": "torchstone.study.prove.proof",
     "read_study": "torchstone.study.study_file",
 }
 

@@ -21,8 +21,10 @@ import torch
 from torchstone.config.knobs import knobs_of
 from torchstone.study.plan import Plan
 from torchstone.study.prove.bench import Bench
+from torchstone.study.prove.evidence import ClaimResult, Evidence
 from torchstone.study.prove.full_size import FullSize, measure_full_size
-from torchstone.study.prove.judge import ClaimResult, Evidence, alike, judge
+from torchstone.study.prove.identity import alike
+from torchstone.study.prove.judge import judge
 from torchstone.study.prove.trial import try_out
 from torchstone.study.prove.twin import Scale, scale_of, sequence_length, sizes_of, steps_of, twin_settings
 from torchstone.study.records import Arm
@@ -176,7 +178,6 @@ def _evidence(arm: Arm, full: FullSize, scale: Scale, bench: Bench, tell: Progre
         trial=try_out(arm.id, twin, bench),
         scale=scale,
         bench=bench,
-        length=sequence_length(arm.settings, full.config.get("max_seq_len")),
     )
 
 

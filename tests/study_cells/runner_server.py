@@ -79,7 +79,7 @@ def run_and_kill(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_study(request: dict[str, Any]) -> int:
-    from torchstone.study.cells import enter, run_cells
+    from torchstone.study.cells import Budget, enter, run_cells
     from torchstone.study.executor import LocalExecutor
     from torchstone.study.plan import plan_study
     from torchstone.study.study_file import read_study
@@ -93,7 +93,7 @@ def run_study(request: dict[str, Any]) -> int:
     with Store.open(base / "store.db") as store:
         cells = enter(plan, store, base / "cells")
         executor = LocalExecutor(2, "cpu", start_method="fork")
-        return run_cells(cells, executor, lease_s=5.0).exit_code
+        return run_cells(cells, executor, Budget(), lease_s=5.0).exit_code
 
 
 def ended_within(child: int, seconds: float) -> bool:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.job import MODEL, environment, write_text
+from faults.job import environment, write_text
 from faults.laws import is_clock
+from study_cells.conftest import write_study
 
 from torchstone.study.cells import known
 from torchstone.study.plan import plan_study
@@ -23,28 +24,6 @@ from torchstone.tracking.store import Store
 
 HERE = Path(__file__).resolve().parent
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found and forked as on Linux")
-
-STUDY = """
-[study]
-name = "tiny"
-kind = "matrix"
-seeds = {seeds}
-[study.set]
-"model.target" = "{model}"
-"data.source" = "{text}"
-"data.tokenizer" = "bytes"
-"data.sequence_length" = 16
-"data.validation_split" = 0.2
-"train.batch_size" = 2
-"train.max_steps" = 8
-"train.eval_every" = 4
-"train.checkpoint_every" = 2
-"tracking.dashboard" = false
-[[axis]]
-name = "rate"
-key = "optim.learning_rate"
-values = {rates}
-"""
 
 
 class Server:
@@ -66,8 +45,7 @@ class Server:
         )
 
     def study(self, path: Path, *, rates: list[float], seeds: list[int]) -> str:
-        path.write_text(STUDY.format(model=MODEL, text=self.text, rates=rates, seeds=seeds), encoding="utf-8")
-        return str(path)
+        return write_study(path, self.text, rates=rates, seeds=seeds)
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None

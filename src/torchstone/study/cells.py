@@ -146,7 +146,7 @@ def named(cell: Cell) -> Any:
 def run_cells(
     cells: Cells,
     executor: Executor,
-    budget: Budget = Budget(),
+    budget: Budget,
     *,
     hear: Callable[[Cells, Sequence[str]], None] = lambda cells, working: None,
     lease_s: float = LEASE_S,

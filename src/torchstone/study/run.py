@@ -1,13 +1,14 @@
-"""The study job: a pipe of plain functions, from a file to a proof.
+"""The study job: a pipe of plain functions, from a file to cells that were run.
 
-read -> expand -> drop_impossible -> select -> prove
+read -> expand -> drop_impossible -> select -> prove -> enter -> run_cells
 
 proof = check(StudyJob("widths", steps=("0", "1")))
+outcome = run(StudyJob("widths"), How(jobs=2))
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from torchstone.study.plan import Plan, base_of, plan_study, select
 from torchstone.study.study_file import read_study
 
 if TYPE_CHECKING:
+    from torchstone.study.cells import Budget, Cells, CellState, Ending
     from torchstone.study.prove.proof import Proof
 
 
@@ -49,3 +51,86 @@ def check(job: StudyJob, progress: Callable[[str], None] | None = None) -> Proof
     from torchstone.study.prove.proof import prove
 
     return prove(planned(job), progress=progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How the cells are run."""
+
+    root: Path | None = None
+    """Folder of the cells' run folders; None: `runs/<study>`. The store lies beside it."""
+    where: str = "local"
+    """local, slurm, ray, or ray://HOST:PORT."""
+    jobs: int | None = None
+    """Cells at a time; None: one, or one for each GPU."""
+    device: str | None = None
+    budget: Budget | None = None
+    proven: bool = False
+    """Spare the proof, for a study that was proven elsewhere."""
+    retry_failed: bool = False
+    trust: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of running a study."""
+
+    plan: Plan
+    states: list[CellState]
+    ending: Ending | None
+    """None: nothing was run, for the proof does not hold."""
+    proof: Proof | None = None
+    """None: nothing new was to be proven."""
+
+
+def run(
+    job: StudyJob,
+    how: How | None = None,
+    *,
+    progress: Callable[[str], None] | None = None,
+    hear: Callable[[Cells, Sequence[str]], None] = lambda cells, working: None,
+) -> Outcome:
+    """Run what is not done yet of a study. Cells that were interrupted go on from their checkpoints."""
+    from torchstone.study.cells import Budget, enter, known, run_cells
+    from torchstone.study.executor import open_executor
+    from torchstone.study.prove.proof import prove
+    from torchstone.tracking.store import Store
+
+    how, plan = how or How(), planned(job)
+    root = root_of(plan, how.root)
+    with Store.open(store_of(root)) as store:
+        cells = known(plan, store, root)
+        new = {each.id for each in plan.cells} - {each.cell.id for each in cells.states()}
+        proof = prove(plan, progress=progress) if new and not how.proven else None
+        if proof is not None and proof.verdict not in ("pass", "warn"):
+            return Outcome(plan=plan, states=cells.states(), ending=None, proof=proof)
+        cells = enter(plan, store, root, trust=how.trust)
+        if how.retry_failed:
+            cells.table.again(cells.ids)
+        executor = open_executor(how.where, jobs=how.jobs, device=how.device)
+        try:
+            ending = run_cells(cells, executor, how.budget or Budget(), hear=hear)
+        finally:
+            executor.close()
+        return Outcome(plan=plan, states=cells.states(), ending=ending, proof=proof)
+
+
+def stand(job: StudyJob, root: Path | None = None) -> Outcome:
+    """How far a study has come; nothing is written."""
+    from torchstone.study.cells import known
+    from torchstone.tracking.store import Store
+
+    plan = planned(job)
+    root = root_of(plan, root)
+    with Store.open(store_of(root), readonly=True) as store:
+        return Outcome(plan=plan, states=known(plan, store, root).states(), ending=None)
+
+
+def root_of(plan: Plan, root: Path | None) -> Path:
+    return root or Path("runs") / plan.study.name
+
+
+def store_of(root: Path) -> str:
+    from torchstone.tracking.store import default_store
+
+    return default_store(root)

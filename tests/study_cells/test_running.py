@@ -1,0 +1,142 @@
+"""Running a study: what is done stays done, failures are told, budgets and signals are obeyed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from faults.job import HERE as FAULTS
+from zoo.documented import schema
+
+from torchstone.study.cells import Budget, enter, run_cells
+from torchstone.study.executor import LocalExecutor, open_executor
+from torchstone.study.plan import plan_study
+from torchstone.study.study_file import read_study
+from torchstone.tracking.store import Store
+
+Write = Callable[..., str]
+TESTS = FAULTS.parent
+
+
+def torchstone(*typed: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "torchstone", *map(str, typed)],
+        capture_output=True, text=True, cwd=folder, env=surroundings(folder), timeout=300,
+    )  # fmt: skip
+
+
+def surroundings(folder: Path) -> dict[str, str]:
+    paths = [str(TESTS), *(path for path in sys.path if path)]
+    own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "TORCHSTONE_CACHE": str(folder)}
+    return {**os.environ, **own}
+
+
+@pytest.mark.timeout(300)
+def test_a_study_is_run_and_what_is_done_stays_done(tiny_study: Write, tmp_path: Path) -> None:
+    study = tiny_study()
+    first = torchstone("study", "run", study, "--jobs", 2, "--json", folder=tmp_path)
+    assert first.returncode == 0, first.stderr
+    told = json.loads(first.stdout)
+    jsonschema.validate(told, schema("torchstone.study-cells/1"))
+    assert told["counts"] == {"done": 2} and {each["steps"] for each in told["cells"]} == {8}
+    folders = [tmp_path / each["run_dir"] for each in told["cells"]]
+    stamps = [(each / "report.json").stat().st_mtime_ns for each in folders]
+
+    again = torchstone("study", "run", study, "--proven", folder=tmp_path)
+    assert again.returncode == 0 and "all 2 cells are done" in again.stdout, again.stderr
+    assert [(each / "report.json").stat().st_mtime_ns for each in folders] == stamps
+    status = torchstone("study", "status", study, "--json", folder=tmp_path)
+    shown = json.loads(status.stdout)
+    jsonschema.validate(shown, schema("torchstone.study-cells/1"))
+    assert shown["cells"] == told["cells"]
+    runs = json.loads(torchstone("runs", "list", "--json", folder=tmp_path).stdout)["runs"]
+    assert len(runs) == 2
+    assert "8 steps" in (folders[0] / "log.txt").read_text()
+
+
+@pytest.fixture
+def cells_of(tmp_path: Path) -> Any:
+    stores: list[Store] = []
+
+    def make(study: str) -> Any:
+        stores.append(Store.open(tmp_path / "runs" / "store.db"))
+        return enter(plan_study(read_study(study)), stores[-1], tmp_path / "runs" / "tiny")
+
+    yield make
+    for each in stores:
+        each.close()
+
+
+def run_quietly(cells: Any, budget: Budget | None = None) -> Any:
+    executor = LocalExecutor(2, "cpu")
+    try:
+        return run_cells(cells, executor, budget or Budget())
+    finally:
+        executor.close()
+
+
+@pytest.mark.timeout(300)
+def test_a_cell_that_fails_does_not_stop_the_others(
+    tiny_study: Write, cells_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    cells = cells_of(tiny_study())
+    broken, sound = cells.plan.cells
+    job = cells.table.job(broken.id)
+    (Path(job.order["run_dir"])).mkdir(parents=True)
+    (Path(job.order["run_dir"]) / "checkpoints").write_text("a file where a folder must be")
+    ending = run_quietly(cells)
+    assert ending.exit_code == 1 and "1 of 2" in ending.reason
+    states = {each.cell.id: each for each in cells.states()}
+    assert states[sound.id].status == "done" and states[broken.id].status == "failed"
+    assert states[broken.id].error["what"]
+    (Path(job.order["run_dir"]) / "checkpoints").unlink()
+    assert cells.table.again([broken.id]) == 1
+    assert run_quietly(cells).exit_code == 0
+
+
+@pytest.mark.timeout(300)
+def test_a_budget_ends_it_with_the_state_saved(
+    tiny_study: Write, cells_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    cells = cells_of(tiny_study(steps=400, seeds=[1, 2]))
+    ending = run_quietly(cells, Budget(max_cost=1e-9, cost_per_hour=1.0))
+    assert (ending.exit_code, ending.reason) == (75, "--max-cost 1e-09")
+    assert {each.status for each in cells.states()} == {"waiting"}
+    assert all(each.job.tries == 0 for each in cells.states()), "to be stopped is no failed try"
+
+
+@pytest.mark.timeout(300)
+def test_ctrl_c_saves_and_the_same_command_goes_on(tiny_study: Write, tmp_path: Path) -> None:
+    study = tiny_study(steps=300)
+    command = [sys.executable, "-m", "torchstone", "study", "run", study, "--jobs", "2", "--proven", "-q"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=surroundings(tmp_path), stdout=subprocess.PIPE)
+    while not list(tmp_path.glob("runs/tiny/*/checkpoints/step-*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode == 130
+    shown = json.loads(torchstone("study", "status", study, "--json", folder=tmp_path).stdout)
+    assert shown["counts"] == {"waiting": 2}
+    done = torchstone("study", "run", study, "--json", "--proven", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    cells = json.loads(done.stdout)["cells"]
+    assert any(
+        json.loads((tmp_path / each["run_dir"] / "report.json").read_text())["resumed_from"] for each in cells
+    )
+
+
+def test_a_place_that_is_none_is_told() -> None:
+    with pytest.raises(ValueError, match="cannot be run on 'mars'"):
+        open_executor("mars")

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from torchstone._errors import UsageError
+from torchstone.cli import study
 from torchstone.cli.session import Device, Json, Quiet, Verbose, Yes, console, print_json, start_logging
-from torchstone.cli.study import File, Name, Only, Seeds, Set, Steps, app, study_job
+from torchstone.cli.study import File, Name, Only, Seeds, Set, Steps, study_job
 
+app = study.app
 Root = Annotated[
     Path | None, typer.Option("--run-dir", help="Folder of the cells' runs; default: runs/NAME.")
 ]

@@ -37,6 +37,7 @@ MOST_TRIES = 8
 """Claims of one cell that ended badly, after which it counts as failed."""
 LOOK_S = 0.05
 LOCKED_S = 0.5
+STOPPED = (TRY_AGAIN, 130, 143)
 PAUSES_S = (5.0, 20.0, 60.0, 300.0)
 """Before a cell that must try again (disk, lock, network) is tried again."""
 
@@ -281,16 +282,16 @@ class _Session:
             if not self.executor.shares_store:
                 self._adopt(Path(lease.job.order["run_dir"]))
             self.table.finish(lease, DONE, kept, spent_s=spent)
-        elif outcome["status"] == "interrupted" or outcome["status"] == "died":
+        elif outcome["status"] in ("interrupted", "died"):
             self.table.give_back(lease, spent_s=spent, counts=not each.stopped, result=kept)
+        elif each.stopped and outcome["exit_code"] in STOPPED:  # before it began to train
+            self.table.give_back(lease, spent_s=spent, counts=False, result=kept)
         elif (outcome.get("error") or {}).get("error") == "RunLocked":
             # The process of a runner that was killed is still saving.
             self.table.give_back(lease, spent_s=spent, wait_s=LOCKED_S, counts=False, result=kept)
         elif outcome["exit_code"] == TRY_AGAIN:
             pause = PAUSES_S[min(lease.job.tries, len(PAUSES_S) - 1)]
             self.table.give_back(lease, spent_s=spent, wait_s=pause, result=kept)
-        elif each.stopped and outcome["exit_code"] in (130, 143):  # stopped before it began to train
-            self.table.give_back(lease, spent_s=spent, counts=False, result=kept)
         else:
             log.warning("%s failed: %s", lease.job.order["name"], (kept["error"] or {}).get("what"))
             self.table.finish(lease, FAILED, kept, spent_s=spent)

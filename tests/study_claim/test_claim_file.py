@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from study.study_texts import ABLATION, write
 from study_claim.recordings import Bench, pair
 
 from torchstone._errors import ConfigError, UsageError
+from torchstone.study.cells import named
 from torchstone.study.claim.arms import resolve_arms
-from torchstone.study.claim.claim_file import Selection, Size, parse_effect, parse_selection, read_claim
+from torchstone.study.claim.claim_file import read_claim
+from torchstone.study.claim.terms import Selection, Size, parse_effect, parse_selection
+from torchstone.study.plan import plan_study
+from torchstone.study.study_file import read_study
 from torchstone.tracking.marks import add_tags, remove_tags
 from torchstone.tracking.store import Store
 
@@ -76,6 +81,7 @@ def test_a_mistake_in_the_claim_is_told_with_its_line(
         ('baselin = "a"\ncandidate = "b"', "did you mean 'baselin'?"),
         ('baseline = "a"', "a claim compares arms"),
         ('baseline = "runs:movement"\ncandidate = "b"', "does not say which runs"),
+        ('baseline = "cells:ratio"\ncandidate = "b"', "does not say which arm of which study"),
         ('baseline = ["a", 3]\ncandidate = "b"', "3 names no runs"),
         ('baseline = []\ncandidate = "b"', "the arm has no runs"),
         ('baseline = { value = 3, sede = 1 }\ncandidate = "b"', "did you mean 'seed'?"),
@@ -137,6 +143,7 @@ def test_selections() -> None:
     assert parse_selection("wandb:C:/x.json").place == "C:/x.json"
     assert parse_selection("wandb:x.json:tag=a") == Selection("wandb", "x.json", (("tag", "a"),))
     assert parse_selection("20260131-1200").origin == "run"
+    assert str(parse_selection("cells:ratio/5")) == "runs:tag=study=ratio,tag=arm=5"
     for text in ("runs:tag=a", "wandb:x.json:tag=a,group=b", "wandb:x.json", "20260131"):
         assert str(parse_selection(text)) == text
 
@@ -145,6 +152,8 @@ def test_arms_are_found_by_tag_name_id_and_setting(bench: Bench) -> None:
     pair(bench)
     with Store.open(bench.store) as store:
         add_tags(store, "candidate-2", ["late"])
+        add_tags(store, "candidate-0", ["study=rates", "arm=quick"])
+        add_tags(store, "candidate-1", ["study=other", "arm=quick"])
         remove_tags(store, "candidate-2", ["candidate"])
 
     def ids(text: str) -> list[str]:
@@ -153,6 +162,7 @@ def test_arms_are_found_by_tag_name_id_and_setting(bench: Bench) -> None:
 
     assert ids('"runs:tag=candidate"') == ["candidate-0", "candidate-1"]
     assert ids('"runs:tag=late"') == ["candidate-2"]
+    assert ids('"cells:rates/quick"') == ["candidate-0"]
     assert ids('["candidate-2", "runs:tag=candidate", "candidate-0"]') == [
         "candidate-2",
         "candidate-0",
@@ -160,6 +170,17 @@ def test_arms_are_found_by_tag_name_id_and_setting(bench: Bench) -> None:
     ]
     assert ids('"runs:optim.learning_rate=0.0003,train.random_seed=2"') == ["candidate-1"]
     assert ids('"runs:name=candidate-1"') == ["candidate-1"]
+
+
+def test_cells_of_a_study_are_found_by_the_tags_that_a_study_gives_them(tmp_path: Path) -> None:
+    plan = plan_study(read_study(write(tmp_path, ABLATION)))
+    for cell in plan.cells:
+        tags = named(cell).tracking.tags
+        wanted = parse_selection(f"cells:{cell.study}/{cell.arm}").wanted
+        assert [key for key, _ in wanted] == ["tag", "tag"]
+        assert {value for _, value in wanted} <= set(tags)
+    others = parse_selection(f"cells:{plan.cells[0].study}/{plan.cells[-1].arm}").wanted
+    assert not {value for _, value in others} <= set(named(plan.cells[0]).tracking.tags)
 
 
 def test_an_arm_without_runs_is_told_with_the_tags_there_are(bench: Bench) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from torchstone.study.claim.arms import Arm
-from torchstone.study.claim.claim_file import Claim, parse_effect
 from torchstone.study.claim.findings import Case, Finding
 from torchstone.study.claim.recorded import RecordedRun, states
 from torchstone.study.claim.repository import Repository
+from torchstone.study.claim.terms import Claim, parse_effect
 from torchstone.study.claim.verdict import (
     HOLDS,
     LIMITED,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torchstone._errors import UsageError
-from torchstone.study.claim.claim_file import ArmSource, Claim, Selection, StatedRun
 from torchstone.study.claim.from_store import find_run, find_runs, read_run
 from torchstone.study.claim.from_wandb import read_export
 from torchstone.study.claim.recorded import Reading, RecordedRun
+from torchstone.study.claim.terms import ArmSource, Claim, Selection, StatedRun
 from torchstone.tracking.run_folder import RunFolder
 from torchstone.tracking.store import Store, default_store
 

@@ -10,9 +10,9 @@ from typing import Any
 from torchstone._registry import Registry
 from torchstone.report.numbers import number
 from torchstone.study.claim.arms import Arm
-from torchstone.study.claim.claim_file import Claim
 from torchstone.study.claim.recorded import FACTS, RecordedRun, same
 from torchstone.study.claim.repository import Repository
+from torchstone.study.claim.terms import Claim
 
 
 @dataclass(frozen=True)

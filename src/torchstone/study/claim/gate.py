@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from torchstone.study.claim.arms import resolve_arms
-from torchstone.study.claim.claim_file import Claim, read_claim
+from torchstone.study.claim.claim_file import read_claim
 from torchstone.study.claim.confounders import find_all
 from torchstone.study.claim.findings import Case
 from torchstone.study.claim.publication import Publication
 from torchstone.study.claim.repository import Repository
+from torchstone.study.claim.terms import Claim
 from torchstone.study.claim.verdict import judge
 
 

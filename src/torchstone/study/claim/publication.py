@@ -9,9 +9,9 @@ from typing import Any
 
 from torchstone.report.numbers import number
 from torchstone.study.claim.arms import Arm
-from torchstone.study.claim.claim_file import Claim
 from torchstone.study.claim.findings import Finding, shown
 from torchstone.study.claim.recorded import FACTS
+from torchstone.study.claim.terms import Claim
 from torchstone.study.claim.verdict import HOLDS, REFUSED, Judgement, worst
 
 SCHEMA = "torchstone.publish/1"

@@ -65,6 +65,11 @@ COMPOSED = ("mla-ct", "mla-ra-ct", "ra_rank1_2025")
 """Made of parts whose knobs are tried one by one where the parts stand alone."""
 
 
+def main_cases(section: str, name: str) -> list[dict[str, Any]]:
+    """The usual configuration, and the settings that are worth trying together."""
+    return cases(section, name)[: 1 + len(TOGETHER.get(name, ()))]
+
+
 def cases(section: str, name: str) -> list[dict[str, Any]]:
     """Every configuration to try of the mechanism `name` of `section` (attention or mlp)."""
     usual = {"name": name}

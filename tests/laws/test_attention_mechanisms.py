@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from laws.mechanisms import L, V, cases, config_of, ids, label, tiny
+from laws.mechanisms import L, V, cases, config_of, ids, label, main_cases, tiny
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -29,6 +29,8 @@ from torchstone.nn.rotary import rotation
 
 CASES = [case for record in ATTENTIONS for case in cases("attention", record.name)]
 each_case = pytest.mark.parametrize("case", CASES, ids=label)
+MAIN_CASES = [case for record in ATTENTIONS for case in main_cases("attention", record.name)]
+each_main_case = pytest.mark.parametrize("case", MAIN_CASES, ids=label)
 each_mechanism = pytest.mark.parametrize("name", ATTENTIONS.names())
 
 
@@ -51,7 +53,7 @@ def parts(logits: Tensor, model: nn.Module) -> dict[str, Tensor]:
 
 @each_case
 def test_equals_its_naive_twin_in_values_and_gradients(case: dict[str, Any]) -> None:
-    model, sequence = tiny(case), ids(8)
+    model, sequence = tiny(case), ids(7)
     fast, slow = model(sequence[None]).logits[0], naive_logits(model, sequence)
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
     slow_gradients = parts(slow, model)
@@ -107,7 +109,7 @@ def test_never_looks_ahead(case: dict[str, Any]) -> None:
     torch.testing.assert_close(model(sequence[:, :10]).logits, before[:, :10], atol=1e-5, rtol=1e-5)
 
 
-@each_case
+@each_main_case
 @torch.no_grad()
 def test_rows_of_a_batch_do_not_meet(case: dict[str, Any]) -> None:
     model, sequence = tiny(case), ids(3, 12)
@@ -134,7 +136,7 @@ def test_padding_changes_nothing(case: dict[str, Any], side: str) -> None:
         torch.testing.assert_close(logits[mask.bool()].view(2, 10, V), alone, atol=1e-5, rtol=1e-5)
 
 
-@each_case
+@each_main_case
 def test_keeps_nothing_between_calls(case: dict[str, Any]) -> None:
     model, sequence = tiny(case, dropout=0.1), ids(2, 12)
     kept = {name: value.clone() for name, value in model.state_dict().items()}
@@ -260,7 +262,7 @@ def test_every_parameter_gets_a_gradient(case: dict[str, Any]) -> None:
         assert each.grad.abs().max() > 0, name
 
 
-@each_case
+@each_main_case
 def test_two_micro_batches_twice_make_the_step_of_one_batch(case: dict[str, Any]) -> None:
     batch = ids(4, 12)
     one, two = tiny(case).train(), tiny(case).train()

@@ -121,6 +121,8 @@ def test_lengths_and_widths_must_fit() -> None:
     with pytest.raises(AssertionError):
         made.attend(v[:, :, 1:], AttentionContext())
     with pytest.raises(AssertionError):
+        fused.attend(made.q, made.k, v[:, :, 1:], AttentionContext())
+    with pytest.raises(AssertionError):
         fused.attend(made.q[..., 1:], made.k, v, AttentionContext())
     with pytest.raises(AssertionError):
         Scores(made.q, made.k, 1.0, made.q_extra, made.k_extra[:, :, 4:], 2).attend(v, AttentionContext())

@@ -108,6 +108,7 @@ bench: $(VENV)/.dev ## measure; prints ratios, writes JSON to bench/results
 	$(BIN)/python bench/checkpoint.py
 	$(BIN)/python bench/data.py
 	$(BIN)/python bench/optim.py
+	$(BIN)/python bench/attention.py
 
 constraints: $(VENV)/.torch ## write the exact pins anew
 	$(BIN)/python constraints/refresh.py

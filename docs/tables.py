@@ -1,4 +1,4 @@
-"""Tables of the pages on optimizers and pruning, from the registries.
+"""Tables of the pages on optimizers, pruning and mechanisms, from the registries.
 
 python docs/tables.py            # writes them into the pages
 """
@@ -10,6 +10,10 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+from torchstone.nn.attention.registry import ATTENTIONS
+from torchstone.nn.config import AttentionConfig, MLPConfig
+from torchstone.nn.gpt import GPTConfig
+from torchstone.nn.mlp.registry import MLPS
 from torchstone.optim.pruning.methods import METHODS
 from torchstone.optim.pruning.ramp import RAMPS
 from torchstone.optim.registry import OPTIMIZERS, OptimizerRecord
@@ -53,6 +57,71 @@ def ramps() -> str:
     return table(("name", "sparsity grows", "at a quarter, at half of the way", "source"), rows)
 
 
+TOKENS = 1024
+"""Length of the sequences that costs are told for, in GPT-2 small."""
+
+
+def attentions() -> str:
+    head = ("name", "what it is", "parameters", "FLOPs", "cache", "T x T", "rope", "source")
+    plain = ATTENTIONS.get("sdpa").flops(GPTConfig(), 0, TOKENS)
+    rows = []
+    for r in ATTENTIONS:
+        config = GPTConfig(attention=AttentionConfig(name=r.name))
+        layers = range(config.num_layers)
+        rows.append(
+            (
+                f"`{r.name}`",
+                r.summary,
+                _mean(r.parameters(config, each) for each in layers),
+                _ratio((r.flops(config, each, TOKENS) for each in layers), plain),
+                _mean(r.cache(config, each, TOKENS) / TOKENS for each in layers),
+                "yes" if r.materialises(config) else "no",
+                "no" if r.rotary_width(config) is None else "yes",
+                r.source,
+            )
+        )
+    return table(head, rows)
+
+
+def mlps() -> str:
+    head = ("name", "what it is", "parameters", "FLOPs", "cache", "reads", "source")
+    plain = MLPS.get("dense").flops(GPTConfig(), 0, TOKENS)
+    rows = []
+    for r in MLPS:
+        # An MLP that needs a latent stands behind an attention that has one.
+        attention = AttentionConfig(name="mla" if r.needs_latent else "sdpa")
+        config = GPTConfig(attention=attention, mlp=MLPConfig(name=r.name))
+        layers = range(config.num_layers)
+        reads = [
+            name for name, is_read in (("weights", r.reads_weights), ("latent", r.needs_latent)) if is_read
+        ]
+        rows.append(
+            (
+                f"`{r.name}`",
+                r.summary,
+                _mean(r.parameters(config, each) for each in layers),
+                _ratio((r.flops(config, each, TOKENS) for each in layers), plain),
+                _mean(r.cache(config, each, TOKENS) / TOKENS for each in layers),
+                ", ".join(reads),
+                r.source,
+            )
+        )
+    return table(head, rows)
+
+
+def _number(of_layers: Iterable[float]) -> float:
+    found = list(of_layers)
+    return sum(found) / len(found)
+
+
+def _ratio(of_layers: Iterable[float], plain: float) -> str:
+    return f"{_number(of_layers) / plain:.2f}"
+
+
+def _mean(of_layers: Iterable[float]) -> str:
+    return f"{_number(of_layers):,.0f}"
+
+
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = list(head)
     lines = [head, ["---"] * len(head), *rows]
@@ -62,6 +131,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 TABLES = {
     "optimizers.md": {"optimizers": optimizers},
     "pruning.md": {"methods": methods, "ramps": ramps},
+    "mechanisms.md": {"attentions": attentions, "mlps": mlps},
 }
 
 

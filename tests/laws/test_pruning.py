@@ -207,10 +207,24 @@ def test_a_step_that_is_refused_prunes_nothing(method: Method, update: str) -> N
     assert zeros(run.pruner) == round(0.6 * 256)
 
 
+def test_masks_lost_by_a_rollback_are_made_again() -> None:
+    """Also when the ramp had ended meanwhile."""
+    run = Run("magnitude").steps(10)
+    assert run.pruner is not None
+    before = copy.deepcopy((run.module.state_dict(), run.optimizer.state_dict(), run.pruner.state_dict()))
+    run.steps(10)
+    assert run.step > run.pruner.plan.last
+    run.module.load_state_dict(before[0])
+    run.optimizer.load_state_dict(before[1])
+    run.pruner.load_state_dict(before[2])
+    run.steps(1)
+    assert zeros(run.pruner) == round(0.6 * 256)
+
+
 # Four weights of one tensor, by hand. w, m, v, and w at the start.
 W = [1.0, -2.0, 0.5, -0.25]
 M = [0.01, -0.02, -0.4, 0.0]
-V = [1e-4, 4e-4, 4.0, 1e-12]
+V = [1e-4, 4e-4, 0.04, 1e-12]
 START = [0.5, -2.5, 0.6, -0.25]
 MEAN_V = sum(V) / 4
 STEADINESS = (0.25, 0.5, 1.0)

@@ -132,6 +132,15 @@ def test_a_model_with_nothing_to_prune_is_refused() -> None:
         pruner_of(nn.Linear(4, 4), pattern="heads")
 
 
+def test_a_run_made_longer_does_not_bring_weights_back() -> None:
+    pruner = pruner_of(nn.Linear(8, 8))
+    pruner.prune(0.8)
+    before = {name: mask.clone() for name, mask in pruner.masks.items()}
+    pruner.prune(0.3)
+    assert all(torch.equal(mask, pruner.masks[name]) for name, mask in before.items())
+    assert pruner.require()["prune/sparsity"] == pytest.approx(0.4, abs=0.01)
+
+
 def test_what_comes_back_is_told() -> None:
     module = nn.Linear(8, 8)
     pruner = pruner_of(module)

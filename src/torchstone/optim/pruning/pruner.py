@@ -88,7 +88,8 @@ class Pruner:
     @torch.no_grad()
     def after_step(self, step: int, was_made: Callable[[], bool]) -> None:
         """`was_made` may wait for the device, and is asked only where masks are due."""
-        if self.plan.is_due(step) or self.pending:
+        late = step > self.plan.last and self.progress < 1.0  # weights and masks were rolled back
+        if self.plan.is_due(step) or self.pending or late:
             self.pending = not was_made()
             if not self.pending:
                 self.prune(self.plan.share(step), step)
@@ -119,8 +120,11 @@ class Pruner:
 
     @torch.no_grad()
     def prune(self, progress: float, seed: int = 0) -> None:
-        """New masks at `progress` (0 to 1) of the final sparsity, applied to weights, state and followers."""
-        self.progress = progress
+        """New masks at `progress` (0 to 1) of the final sparsity, applied to weights, state and followers.
+
+        They are never less sparse than the last ones, even where a run was made longer meanwhile.
+        """
+        progress = self.progress = max(progress, self.progress)
         scores = {name: self._score(name) for name in self.weights}
         masks = self._select(scores, progress, seed)
         for name, mask in masks.items():

@@ -94,6 +94,15 @@ def test_whole_channels_go(scope: str) -> None:
     assert pruner.require()["prune/sparsity"] == pytest.approx(0.5, abs=0.02)
 
 
+def test_the_units_of_least_worth_go() -> None:
+    module = nn.Linear(6, 8)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([3.0, 0.1, 5.0, 0.2, 4.0, 0.3, 6.0, 2.0])[:, None].expand(8, 6))
+    pruner = pruner_of(module, pattern="channels", sparsity=0.5)
+    pruner.prune(1.0)
+    assert (pruner.masks["weight"].sum(1) == 0).nonzero().flatten().tolist() == [1, 3, 5, 7]
+
+
 def test_whole_heads_go_and_their_output_with_them() -> None:
     module = gpt()
     ids = torch.arange(8)[None]
@@ -275,5 +284,5 @@ def test_a_run_of_any_length_ends_its_ramp(total: int, every: int) -> None:
 
 
 def test_a_ramp_that_ends_before_it_begins_is_refused() -> None:
-    with pytest.raises(ValueError, match="not before"):
-        PruneConfig(method="magnitude", start=0.8, end=0.5)
+    with pytest.raises(ConfigError, match="cannot end before"):
+        Plan(PruneConfig(method="magnitude", start=0.8, end=0.5), 100)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import model_validator
-
 from torchstone.config.schema import Section, knob
 
 OPTIMIZER_NAMES = (
@@ -261,9 +259,3 @@ class PruneConfig(Section):
         help="Prune the output layer too, and the embedding with it where they are tied.",
         depends_on=_PRUNED,
     )
-
-    @model_validator(mode="after")
-    def _ends_after_its_start(self) -> PruneConfig:
-        if self.start >= self.end:
-            raise ValueError(f"prune.start = {self.start:g} is not before prune.end = {self.end:g}")
-        return self

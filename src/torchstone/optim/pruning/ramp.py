@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torchstone._errors import ConfigError
 from torchstone._registry import Registry
 from torchstone.optim.config import PruneConfig
 
@@ -48,6 +49,14 @@ class Plan:
 
     config: PruneConfig
     total_steps: int
+
+    def __post_init__(self) -> None:
+        start, end = self.config.start, self.config.end
+        if start >= end:
+            raise ConfigError(
+                f"pruning cannot end before it begins: prune.start = {start:g}, prune.end = {end:g}",
+                next="--set prune.start and prune.end to shares of the run that follow each other",
+            )
 
     @property
     def first(self) -> int:

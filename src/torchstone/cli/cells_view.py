@@ -105,12 +105,19 @@ def cells_table(
 
 def ending_lines(outcome: Outcome, name: str) -> list[str]:
     """What came of it in a sentence, and what to type next."""
+    from torchstone.report.numbers import duration
     from torchstone.study.plan_info import counts_of
 
     counts = ", ".join(f"{number} {status}" for status, number in counts_of(outcome).items())
     lines = [f"{outcome.plan.study.name}: {counts}"]
     if outcome.ending is not None:
         lines.append(f"ended: {outcome.ending.reason}")
+    done = [each.job.seconds for each in outcome.states if each.status == "done"]
+    left = len(outcome.plan.cells) - len(done)
+    if done and left:
+        lines.append(
+            f"left: about {duration(left * sum(done) / len(done))} of one slot, as those that are done"
+        )
     failed = next((each for each in outcome.states if each.status == "failed"), None)
     if failed is not None:
         lines.append(f"  read {failed.run_dir}/log.txt, then: torchstone study run {name} --retry-failed")

@@ -139,6 +139,49 @@ def status(
         console().print(line, markup=False)
 
 
+@app.command("report", epilog="Example:  torchstone study report widths")
+def report(
+    name: Name,
+    only: Only = None,
+    steps: Steps = None,
+    seeds: Seeds = None,
+    config: File = None,
+    set_: Set = None,
+    run_dir: Root = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for report.html, .md and .csv; default: that of the runs."),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Compare the arms of a study: mean and spread over seeds, paired differences, quality against cost."""
+    start_logging(quiet, verbose)
+    from torchstone.study.run import planned, root_of
+    from torchstone.study.run import report as found_by
+    from torchstone.study.summary_page import HEADER, report_info, rows, write_report
+
+    job = study_job(name, only=only, steps=steps, seeds=seeds, config=config, assignments=set_)
+    found = found_by(job, run_dir)
+    files = write_report(found, out or root_of(planned(job), run_dir))
+    if as_json:
+        print_json(report_info(found) | {"files": [str(each) for each in files]})
+        return
+    if not quiet:
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(*HEADER, box=None, pad_edge=False)
+        for row in rows(found):
+            table.add_row(*map(escape, row))
+        console().print(table)
+        for each in found.notes:
+            console().print(f"note: {each}", markup=False)
+    for file in files:
+        print(file)
+
+
 def _dry_run(job: object, *, as_json: bool, quiet: bool) -> int:
     from torchstone.cli.study_view import proof_table
     from torchstone.study.prove.proof import prove

@@ -19,6 +19,7 @@ from torchstone.study.study_file import read_study
 if TYPE_CHECKING:
     from torchstone.study.cells import Budget, Cells, CellState, Ending
     from torchstone.study.prove.proof import Proof
+    from torchstone.study.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,17 @@ def run(
         finally:
             executor.close()
         return Outcome(plan=plan, states=cells.states(), ending=ending, proof=proof)
+
+
+def report(job: StudyJob, root: Path | None = None) -> Summary:
+    """What a study has found so far; the sizes of its models come from the meta device."""
+    from torchstone.study.prove.bench import Bench
+    from torchstone.study.prove.proof import full_sizes
+    from torchstone.study.summary import summarise
+
+    outcome = stand(job, root)
+    sizes, _ = full_sizes(outcome.plan, Bench(), lambda line: None)
+    return summarise(outcome, sizes)
 
 
 def stand(job: StudyJob, root: Path | None = None) -> Outcome:

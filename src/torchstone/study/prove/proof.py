@@ -105,7 +105,7 @@ def prove(plan: Plan, bench: Bench | None = None, progress: Progress | None = No
     tell = progress or (lambda text: None)
     chosen = {each.id for each in plan.chosen_arms}
     with _quietly():
-        full, broken = _full_sizes(plan, bench, tell)
+        full, broken = full_sizes(plan, bench, tell)
         scale = _scale(plan, full)
         wanted = _with_parents(plan, chosen)
         evidence = {
@@ -146,7 +146,7 @@ def _with_parents(plan: Plan, chosen: set[str]) -> list[Arm]:
     return [arm for arm in plan.arms if arm.id in wanted]
 
 
-def _full_sizes(plan: Plan, bench: Bench, tell: Progress) -> tuple[dict[str, FullSize], dict[str, Exception]]:
+def full_sizes(plan: Plan, bench: Bench, tell: Progress) -> tuple[dict[str, FullSize], dict[str, Exception]]:
     """All arms at full size: the scale of the twins comes from all of them."""
     found: dict[str, FullSize] = {}
     broken: dict[str, Exception] = {}

@@ -295,10 +295,10 @@ def test_starts_as_a_sound_model_and_learns(name: str) -> None:
     assert losses[-1] < 0.6 * guessing
 
 
-@each_mechanism
+@each_main_case
 @torch.no_grad()
-def test_low_precision_stays_close(name: str) -> None:
-    model, sequence = tiny(usual(name)), ids(2, L)
+def test_low_precision_stays_close(case: dict[str, Any]) -> None:
+    model, sequence = tiny(case), ids(2, L)
     exact = model(sequence).logits
     rough = model.to(torch.bfloat16)(sequence).logits
     assert rough.dtype == torch.bfloat16

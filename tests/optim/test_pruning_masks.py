@@ -248,6 +248,15 @@ def test_structure_spares_what_matters() -> None:
     assert pruner.require()["prune/sparsity"] == 0.5
 
 
+def test_structure_spares_what_matters_also_where_scores_are_negative() -> None:
+    module = nn.ModuleDict({"attention": nn.Linear(4, 4), "mlp": nn.Linear(4, 4)})
+    pruner = pruner_of(module, method="movement", scope="structure", sparsity=0.5)
+    for name in pruner.memory:
+        pruner.memory[name]["summed"].fill_(-1.0)
+    pruner.prune(1.0)
+    assert sparsities(pruner) == {"attention.weight": 0.0, "mlp.weight": 1.0}
+
+
 @given(
     sizes=st.lists(st.integers(1, 50), min_size=1, max_size=6),
     share=st.floats(0.0, 1.0, allow_subnormal=False),

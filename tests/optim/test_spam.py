@@ -84,6 +84,20 @@ def test_what_has_no_history_is_not_clipped() -> None:
     assert gradient.tolist() == pytest.approx([5.0, -2.0, 2.0, -0.1])
 
 
+def test_a_weight_that_a_reset_finds_without_a_gradient_learns_on() -> None:
+    module = nn.Module()
+    module.always, module.seldom = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
+    config = OptimConfig(name="adamwspam", spam_interval=5, spam_warmup=1, learning_rate=0.01)
+    optimizer = build_optimizer(module, config)
+    for step in range(1, 9):
+        module.always.grad = torch.ones(3)
+        module.seldom.grad = torch.ones(3) if step in (1, 2, 8) else None
+        optimizer.step()
+    assert bool(module.seldom.isfinite().all()) and float(module.seldom.detach().max()) < -0.02
+    module.always.grad = module.seldom.grad = None
+    optimizer.step()
+
+
 def test_large_and_strided_tensors_are_clipped_alike() -> None:
     torch.manual_seed(0)
     gradient, moment = torch.randn(300, 500), torch.rand(300, 500)

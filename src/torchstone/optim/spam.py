@@ -180,7 +180,9 @@ class AdamWSPAM(ResettingAdamW):
         gradients = [
             each.grad for group in self.param_groups for each in group["params"] if each.grad is not None
         ]
-        self._norm = torch.stack([each.float() for each in torch._foreach_norm(gradients)]).norm()
+        self._norm = None
+        if gradients:
+            self._norm = torch.stack([each.float() for each in torch._foreach_norm(gradients)]).norm()
 
     def _clip(self) -> None:
         for group, gradients, states in self._learning():
@@ -188,7 +190,9 @@ class AdamWSPAM(ResettingAdamW):
                 for gradient, state in zip(gradients, states, strict=True):
                     # 1 - beta2^t, exact also where t is small and float32
                     unbiased = -torch.expm1(state["step"] * math.log(max(group["betas"][1], 1e-300)))
-                    clip_by_history(gradient, state["exp_avg_sq"], group["theta"] / unbiased)
+                    # No step since the reset: v is zero then, and must not be divided by zero.
+                    theta = group["theta"] / unbiased.clamp_min(1e-12)
+                    clip_by_history(gradient, state["exp_avg_sq"], theta)
 
     def _before_step(self) -> None:
         """Where this norm stands out of the last ones: halve m, and take a tenth off v."""

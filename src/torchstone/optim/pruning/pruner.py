@@ -139,7 +139,9 @@ class Pruner:
             self.method.observe(evidence)
         score = self.method.score(evidence).nan_to_num(nan=-math.inf, neginf=-math.inf)
         if self.scope == "structure":
-            score = score * importance(name, self.config)
+            # Of a score below zero a part of it is more.
+            factor = importance(name, self.config)
+            score = torch.where(score > 0.0, score * factor, score / factor)
         return score if self.method.regrows else score.masked_fill(self.masks[name] == 0, -math.inf)
 
     def _evidence(self, name: str) -> Evidence:

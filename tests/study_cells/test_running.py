@@ -140,3 +140,22 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tiny_study: Write, tmp_path: 
 def test_a_place_that_is_none_is_told() -> None:
     with pytest.raises(ValueError, match="cannot be run on 'mars'"):
         open_executor("mars")
+
+
+@pytest.mark.timeout(300)
+def test_cells_that_need_more_memory_than_there_is_wait_for_each_other(
+    tiny_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    most: list[int] = []
+    with Store.open(tmp_path / "runs" / "store.db") as store:
+        plan = plan_study(read_study(tiny_study()))
+        cells = enter(plan, store, tmp_path / "runs" / "tiny", needs=lambda cell: 1 << 50)
+        executor = LocalExecutor(2, "cpu")
+        try:
+            ending = run_cells(
+                cells, executor, Budget(), hear=lambda cells, working: most.append(len(working))
+            )
+        finally:
+            executor.close()
+    assert ending.exit_code == 0 and max(most) == 1

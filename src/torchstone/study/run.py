@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchstone.study.plan import Plan, base_of, plan_study, select
+from torchstone.study.records import Cell
 from torchstone.study.study_file import read_study
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def run(
         proof = prove(plan, progress=progress) if new and not how.proven else None
         if proof is not None and proof.verdict not in ("pass", "warn"):
             return Outcome(plan=plan, states=cells.states(), ending=None, proof=proof)
-        cells = enter(plan, store, root, trust=how.trust)
+        cells = enter(plan, store, root, trust=how.trust, needs=_memory(proof))
         if how.retry_failed:
             cells.table.again(cells.ids)
         executor = open_executor(how.where, jobs=how.jobs, device=how.device)
@@ -114,6 +115,17 @@ def run(
         finally:
             executor.close()
         return Outcome(plan=plan, states=cells.states(), ending=ending, proof=proof)
+
+
+def _memory(proof: Proof | None) -> Callable[[Cell], int | None]:
+    """At least so many bytes a cell takes: weights, gradients and two moments in fp32."""
+    known = {each.id: each.parameters for each in proof.steps} if proof is not None else {}
+
+    def needs(cell: Cell) -> int | None:
+        parameters = known.get(cell.arm)
+        return None if parameters is None else 16 * parameters
+
+    return needs
 
 
 def report(job: StudyJob, root: Path | None = None) -> Summary:

@@ -6,6 +6,7 @@ nor the names that torchstone gives to loaded modules enter.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
@@ -48,11 +49,18 @@ def _class_sources(module: nn.Module) -> dict[str, bytes]:
     for kind in {type(part) for part in module.modules()}:
         if kind.__module__.split(".")[0] == "torch":
             continue
-        try:
-            sources[kind.__qualname__] = inspect.getsource(kind).encode()
-        except (OSError, TypeError):
-            sources[kind.__qualname__] = b""
+        found: Any = kind  # mypy asks whether its instances can be hashed
+        sources[kind.__qualname__] = _source(found)
     return sources
+
+
+@functools.lru_cache(maxsize=256)
+def _source(kind: Any) -> bytes:
+    """Kept, for finding a class in its file means parsing that file."""
+    try:
+        return inspect.getsource(kind).encode()
+    except (OSError, TypeError):
+        return b""
 
 
 def _describe(value: Any) -> str:

@@ -56,5 +56,22 @@ class Registry(Generic[Record]):
 def suggest(name: str, known: Iterable[str]) -> str:
     """`did you mean ...?` for a name that is close to known ones, else an empty string."""
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(repr(each) for each in near)}?" if near else ""
+    near = dict.fromkeys(
+        (*one_slip_away(name, names), *difflib.get_close_matches(name, names, n=3, cutoff=0.6))
+    )
+    return f"did you mean {' or '.join(repr(each) for each in [*near][:3])}?" if near else ""
+
+
+def one_slip_away(name: str, known: Iterable[str]) -> list[str]:
+    """Known names that one letter makes of `name`: left out, put in, replaced, or swapped with the next."""
+    return [each for each in known if _is_one_slip(name, each)]
+
+
+def _is_one_slip(a: str, b: str) -> bool:
+    if abs(len(a) - len(b)) > 1:
+        return False
+    start = next(
+        (at for at, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]), min(len(a), len(b))
+    )
+    a, b = a[start:], b[start:]
+    return a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[:2] == b[:2][::-1] and a[2:] == b[2:])

@@ -18,7 +18,7 @@ from torchstone._errors import ConfigError
 from torchstone.config.kconfig import Tree
 from torchstone.config.knobs import knobs_of, member_symbol, symbol_of
 from torchstone.config.resolve import resolve
-from torchstone.config.values import BadValue, parse, write
+from torchstone.config.values import NO, YES, BadValue, parse, write
 
 KNOBS = knobs_of(HOUSE)
 LAYERS = ("set", "environment", "defconfig", "toml", "json")
@@ -129,6 +129,8 @@ def value_typos(count: int) -> list[tuple[str, str, str, str]]:
         elif knob.kind == "bool":
             right = rng.choice(("true", "false", "yes"))
             wrong, must = mutate(right, rng), f"did you mean {right!r}"
+            if not is_plain(wrong, (*YES, *NO)):
+                continue
         else:
             right = write(knob, knob.default) if knob.default is not None else "12"
             wrong = rng.choice(

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
+from torchstone._registry import one_slip_away
 from torchstone.config.knobs import (
     PREFIX,
     Knob,
@@ -225,7 +226,8 @@ def _suggest_symbol(name: str, symbols: Symbols) -> str:
     # The common prefix would make all symbols alike.
     switches = {each.removeprefix(PREFIX): each for each in symbols.members}
     settings = [symbol_of(key).removeprefix(PREFIX) for key in keys]
-    near = get_close_matches(full.removeprefix(PREFIX), [*settings, *switches], n=1, cutoff=0.85)
+    bare, known = full.removeprefix(PREFIX), [*settings, *switches]
+    near = one_slip_away(bare, known) or get_close_matches(bare, known, n=1, cutoff=0.85)
     if near and near[0] not in settings:
         return f"did you mean {switches[near[0]]!r}?"
     return suggest_symbol(full, keys)

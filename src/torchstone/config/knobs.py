@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from torchstone._registry import suggest
+from torchstone._registry import one_slip_away, suggest
 from torchstone.config.schema import Section
 
 Kind = Literal["bool", "int", "float", "str"]
@@ -185,6 +185,8 @@ def suggest_key(wrong: str, known: Iterable[str]) -> str:
     """`did you mean ...?` for a key written wrongly, without its section, in another one, or as a symbol."""
     keys = list(known)
     wrong = key_of(wrong) if wrong.startswith(PREFIX) else wrong.lower().replace("-", "_")
+    if slip := one_slip_away(wrong, keys):
+        return f"did you mean {' or '.join(map(repr, slip[:3]))}?"
     name = wrong.rpartition(".")[2]
     same_name = [key for key in keys if key.rpartition(".")[2] == name]
     if same_name:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torchstone.adapt.stack import Siblings, sibling_groups
 from torchstone.checks.tier1.bypass import bypassed
 from torchstone.checks.tier1.drawn import looks_drawn
-from torchstone.checks.tier1.meter import LiveTensors, growth
 from torchstone.checks.tier1.residual_scale import per_block
 from torchstone.checks.tier1.roles import judge, named_owners
+from torchstone.train.meter import LiveTensors, growth
 
 TORCH_LAYERS = [
     nn.Linear(48, 96),

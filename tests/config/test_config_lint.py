@@ -129,7 +129,7 @@ def test_comments_blank_lines_and_windows_line_ends_are_fine(tmp_path: Path) -> 
 
 def test_all_mistakes_come_in_one_error(tmp_path: Path) -> None:
     path = tmp_path / "mine"
-    path.write_text("CONFIG_TRAIN_EPOCHS = 2\nCONFIG_NOPE=1\nCONFIG_TRAIN_BATCH_SIZE=0\n")
+    path.write_text("CONFIG_TRAIN_EPOCHS = 2\nCONFIG_NOPE=1\nCONFIG_TRAIN_KEEP_LAST=0\n")
     with pytest.raises(ConfigError) as caught:
         resolve(
             HOUSE,

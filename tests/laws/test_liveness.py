@@ -39,6 +39,7 @@ RISING = {"optim.learning_rate": 3.0, "optim.schedule": "constant"}
 WORSE = {**RISING, "train.checkpoint_every": 1, "train.eval_every": 1}
 MIXED = {**UNSIZED, "model.target": "{place}/mixer.py"}
 SICK = {**UNSIZED, "model.target": "{place}/sick.py", "train.batch_size": 2}
+LEFT_OPEN = {"train.batch_size": 0, "train.gradient_accumulation_steps": 0}
 TWO_RANKS = "tests/distributed/test_two_ranks.py::test_only_the_slices_are_written_while_a_split_model_trains"
 
 SCENARIOS = {
@@ -85,6 +86,13 @@ SCENARIOS = {
     "optim.spam_interval": Scenario(base={"optim.spam_warmup": 1}, values=[3]),
     "optim.spam_spike": Scenario(base={"train.epochs": 20}, values=[0.1]),
     "optim.spam_warmup": Scenario(base={"optim.spam_interval": 4, "optim.spam_warmup": 0, "train.epochs": 4}),
+    "prune.every": Scenario(base={"prune.every": 1}, values=[3]),
+    "prune.importance_coupling": Scenario(base=MIXED, values=[0.01]),
+    "prune.sample": Scenario(base={"model.d_model": 64, "prune.every": 1}, values=[0.9]),
+    "prune.schedule": Scenario(base={"prune.every": 1}),
+    "prune.start": Scenario(base={"prune.every": 1}),
+    "train.examples_per_update": Scenario(base=LEFT_OPEN | {"train.examples_per_update": 4}, values=[6]),
+    "train.tokens_per_update": Scenario(base=LEFT_OPEN | {"train.tokens_per_update": 64}, values=[96]),
     "train.async_save": Scenario(values=[True]),
     "train.checkpoint_every_epochs": Scenario(base={**RISING, "train.epochs": 4}, values=[2]),
     "train.devices": Scenario(values=[2]),
@@ -128,11 +136,11 @@ class Mixer(nn.Module):
     def __init__(self, vocab_size=300):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, 16)
-        self.coupling = nn.Linear(16, 16)
+        self.coupling, self.mlp = nn.Linear(16, 16), nn.Linear(16, 16)
         self.head = nn.Linear(16, vocab_size)
 
     def forward(self, input_ids):
-        logits = self.head(torch.tanh(self.coupling(self.embedding(input_ids))))
+        logits = self.head(torch.tanh(self.mlp(self.coupling(self.embedding(input_ids)))))
         return logits
 """
 

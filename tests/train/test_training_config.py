@@ -76,7 +76,7 @@ def test_values_reach_their_sections() -> None:
 def test_all_mistakes_are_told_at_once() -> None:
     config = TrainingConfig(
         learning_rate=-1.0,
-        batch_size=0,
+        batch_size=-1,
         warmup_ratio=2.0,
         d_model=10,
         num_heads=3,

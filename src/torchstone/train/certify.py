@@ -23,7 +23,7 @@ from torchstone.train.device import bring
 from torchstone.train.engine import windows
 from torchstone.train.objective import PreparedBatches
 from torchstone.train.precision import autocast_of, numerics
-from torchstone.train.run import TrainJob, prepare
+from torchstone.train.run import TrainJob, prepare, settled
 from torchstone.train.step import Recipe, train_step
 from torchstone.train.subject import Subject
 
@@ -67,6 +67,7 @@ class Certificate:
 
 def certify(job: TrainJob, steps: int) -> Certificate:
     """Take the first `steps` steps of a job twice, each from a model loaded anew; nothing is written."""
+    job = settled(job)
     loop = job.settings.train
     with numerics(loop.precision, deterministic=loop.deterministic):
         first, device = _recorded(job, steps)

@@ -20,9 +20,26 @@ __all__ = ["SECTIONS", "LoopConfig", "TrainingConfig"]
 class LoopConfig(Section):
     """`train.*`: batch, length, precision, devices, checkpoints."""
 
-    batch_size: int = knob(4, help="Examples per micro-step, over all processes.", unit="examples", ge=1)
+    batch_size: int = knob(
+        4,
+        help="Examples per micro-step, over all processes; 0: as many as the memory takes.",
+        unit="examples",
+        ge=0,
+    )
     gradient_accumulation_steps: int = knob(
-        1, help="Micro-steps per optimizer step.", unit="micro-steps", ge=1
+        1, help="Micro-steps per optimizer step; 0: what makes up the update.", unit="micro-steps", ge=0
+    )
+    tokens_per_update: int | None = knob(
+        None,
+        help="Tokens of an optimizer step, which batch and accumulation must come to exactly.",
+        unit="tokens",
+        ge=1,
+    )
+    examples_per_update: int | None = knob(
+        None,
+        help="The same in examples, for data that is not cut into blocks of tokens.",
+        unit="examples",
+        ge=1,
     )
     epochs: int = knob(
         10,
@@ -51,8 +68,9 @@ class LoopConfig(Section):
     )
     precision: str = knob(
         "fp32",
-        help="Number format of the forward pass; fp16 scales its gradients, tf32 needs a GPU.",
-        choices=("fp32", "tf32", "bf16", "fp16"),
+        help="Number format of the forward pass; fp16 scales its gradients, tf32 needs a GPU; "
+        "auto: bf16 where a GPU computes with it, else fp32.",
+        choices=("fp32", "tf32", "bf16", "fp16", "auto"),
     )
     speed: str = knob(
         "as-set",
@@ -61,8 +79,9 @@ class LoopConfig(Section):
     )
     compile: str = knob(
         "none",
-        help="torch.compile mode of the model; falls back to none, with the reason, where it cannot.",
-        choices=("none", "default", "reduce-overhead", "max-autotune"),
+        help="torch.compile mode of the model; falls back to none, with the reason, where it cannot; "
+        "auto: default on a GPU, else none.",
+        choices=("none", "default", "reduce-overhead", "max-autotune", "auto"),
     )
     compile_fullgraph: bool = knob(
         False, help="Refuse graph breaks instead of compiling around them.", depends_on="train.compile!=none"

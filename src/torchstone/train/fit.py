@@ -30,6 +30,7 @@ from torchstone.tracking.partial import KEPT, part_of
 from torchstone.tracking.run_folder import RunFolder
 from torchstone.tracking.tensor_file import write_tensors
 from torchstone.train.assembly import assemble, follow, refuse_without_effect
+from torchstone.train.auto import left_open
 from torchstone.train.compiling import compiled
 from torchstone.train.engine import Ending, Engine
 from torchstone.train.facts import KIND, run_facts
@@ -56,6 +57,7 @@ LEVERS = "levers.json"
 
 def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[object] = ()) -> TrainResult:
     """Train `subject` in `place`. A signal or the clock gives a result with status interrupted."""
+    assert not left_open(config), "who makes a subject settles what is open before"
     refuse_without_effect(config, subject)
     ranks = subject.ranks
     if not ranks.main:

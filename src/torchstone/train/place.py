@@ -40,6 +40,21 @@ class Place:
     """The run is over; this is what came of it."""
 
 
+def recorded(run_dir: str | Path | None, resume: str | Path) -> Resolved | None:
+    """The configuration of the run that would be continued; None where there is none."""
+    if str(resume) == "never":
+        return None
+    home = Path(run_dir) if str(resume) == "auto" and run_dir is not None else _home_of(Path(resume))
+    if not RunFolder.exists(home) or not (home / "config.json").is_file():
+        return None
+    return Resolved.from_json(SECTIONS, RunFolder.open(home).read_config())
+
+
+def _home_of(checkpoint: Path) -> Path:
+    """The run folder of a checkpoint, or of itself."""
+    return checkpoint if (checkpoint / "checkpoints").is_dir() else checkpoint.resolve().parent.parent
+
+
 def find_place(run_dir: str | Path | None, resume: str | Path, config: Resolved) -> Place:
     """Decide, or refuse before anything is touched."""
     folder = None if run_dir is None else Path(run_dir)

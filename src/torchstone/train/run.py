@@ -49,12 +49,14 @@ class TrainJob:
 
 def run(job: TrainJob) -> TrainResult:
     """Train. A signal or `--max-time` gives a result with status interrupted and its exit code."""
+    from torchstone.train.auto import adopt
     from torchstone.train.fit import fit
-    from torchstone.train.place import find_place
+    from torchstone.train.place import find_place, recorded
     from torchstone.train.ranks import ALONE
     from torchstone.train.signals import leave_at_once
 
     ranks, device = ALONE, None
+    job = dataclasses.replace(job, settings=adopt(job.settings, recorded(job.run_dir, job.resume)))
     with leave_at_once():  # nothing is at stake yet
         if not job.settings.train.dry_run:
             from torchstone.train.rank_group import meet
@@ -63,10 +65,37 @@ def run(job: TrainJob) -> TrainResult:
         place = ranks.from_main(lambda: find_place(job.run_dir, job.resume, job.settings))
         if place.finished is not None:
             return place.finished
+        alone = job
+        settings = ranks.from_main(lambda: settled(alone, device, ranks.world).settings)
+        job = dataclasses.replace(job, settings=settings)
         subject = prepare(job, ranks, device)
     if job.settings.train.dry_run:
         return describe(subject, job, place)
     return fit(subject, job.settings, place, hooks=job.hooks)
+
+
+def settled(job: TrainJob, device: torch.device | None = None, world: int = 1) -> TrainJob:
+    """The job with what it leaves open chosen (`auto.py`); the same job where nothing is open."""
+    (settings,) = settle_arms(job, [job.settings], device, world)
+    return dataclasses.replace(job, settings=settings)
+
+
+def settle_arms(
+    job: TrainJob, arms: Sequence[Resolved], device: torch.device | None = None, world: int = 1
+) -> list[Resolved]:
+    """Arms of one study, which are `job` with other settings, with one choice for all of them."""
+    from torchstone.train.auto import has_to_settle, settle
+    from torchstone.train.device import choose_device
+
+    if not any(map(has_to_settle, arms)):
+        return list(arms)
+    device = device or choose_device(job.device)
+    return settle(
+        arms,
+        lambda trial: prepare(dataclasses.replace(job, settings=trial), device=device),
+        device=device,
+        world=world,
+    )
 
 
 def prepare(job: TrainJob, ranks: Ranks | None = None, device: torch.device | None = None) -> Subject:
@@ -201,6 +230,7 @@ def describe(subject: Subject, job: TrainJob, place: Place) -> TrainResult:
     from torchstone.optim.pruning.pruner import build_pruner
     from torchstone.optim.registry import build_optimizer
     from torchstone.train.assembly import pace_of
+    from torchstone.train.auto import explained
     from torchstone.train.space import checkpoint_bytes, checkpoints_at_once, readable, state_after_a_step
 
     pace = pace_of(subject, job.settings)
@@ -238,6 +268,7 @@ def describe(subject: Subject, job: TrainJob, place: Place) -> TrainResult:
             "and state (activations come on top)",
             *([] if pruner is None else [f"pruning     {pruner.words}"]),
             f"device      {subject.device}, {loop.precision}",
+            *([f"auto        {chosen}"] if (chosen := explained(job.settings)) else []),
             f"disk        {readable(size)} per checkpoint, up to {at_once} at once",
             f"run folder  {where}" + (" (continued)" if place.exists else ""),
             f"dry run     nothing is written (train.dry_run, {job.settings.sources['train.dry_run']})",

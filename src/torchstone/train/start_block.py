@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from torchstone.train.attention_kernel import summary
+from torchstone.train.auto import explained
 
 if TYPE_CHECKING:
     from torchstone.config.resolve import Resolved
@@ -38,6 +39,8 @@ def used_settings(
         "attention": summary(kernels),
         "batch": f"{loop.batch_size} examples x {loop.gradient_accumulation_steps} micro-steps per update",
     }
+    if chosen := explained(config):
+        settings["auto"] = chosen
     if loop.compile != "none":
         settings["compile"] = compilation.mode + (
             f" (given up: {compilation.why})" if compilation.why else f", {compilation.seconds:.1f} s"

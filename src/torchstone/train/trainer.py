@@ -25,14 +25,15 @@ from torchstone.data.normalisation import with_normalisation
 from torchstone.data.part import Part
 from torchstone.data.quality import require_long_enough
 from torchstone.data.task import TaskSpec
+from torchstone.train.auto import adopt, has_to_settle, settle
 from torchstone.train.device import choose_device
 from torchstone.train.facts import data_facts
 from torchstone.train.fit import fit
 from torchstone.train.lora import AdapterKeeper, with_lora
 from torchstone.train.losses import LOSSES, Batch
-from torchstone.train.place import find_place
+from torchstone.train.place import find_place, recorded
 from torchstone.train.rank_group import meet
-from torchstone.train.ranks import Ranks
+from torchstone.train.ranks import ALONE, Ranks
 from torchstone.train.replay import ReplayedLoader, is_loader
 from torchstone.train.result import Stopped, TrainResult
 from torchstone.train.run import can_sample, model_record, sampler, saver
@@ -123,15 +124,28 @@ class Trainer:
             config = config.with_values({"data.source": train_data}, source="train_data")
         ranks, device = meet(config.train, self._device_name)
         wanted = resume if resume is not None else self.config.resume_from_checkpoint or "never"
+        config = adopt(config, recorded(self.config.checkpoint_dir, wanted))
         place = ranks.from_main(lambda: find_place(self.config.checkpoint_dir, wanted, config))
         if place.finished is not None:
             return place.finished
+        if has_to_settle(config):
+            config = ranks.from_main(lambda: self._settled(train_data, config, ranks.world))
         subject = self._subject(train_data, val_data, config, ranks)
         subject = dataclasses.replace(subject, ranks=ranks, device=device if ranks.world > 1 else self.device)
         result = fit(subject, config, place, hooks=self.hooks)
         if result.status == "interrupted" and result.reason.startswith("SIG"):
             raise Stopped(result)
         return result
+
+    def _settled(self, train_data: Any, config: Resolved, world: int) -> Resolved:
+        """What the configuration leaves open, chosen for this model, this data and this device."""
+        (settings,) = settle(
+            [config],
+            lambda trial: self._subject(train_data, None, trial, ALONE),
+            device=self.device,
+            world=world,
+        )
+        return settings
 
     def _subject(self, train_data: Any, val_data: Any, config: Resolved, ranks: Ranks) -> Subject:
         if self._lora is None:  # once: a second run goes on with the same adapters

@@ -36,6 +36,7 @@ PRECISIONS = {
     "fp16": "fp16",
     "16": "fp16",
     "16-mixed": "fp16",
+    "auto": "auto",
 }
 
 STRATEGIES = {"fsdp_native": "fsdp"}
@@ -116,6 +117,8 @@ class TrainingConfig:
     prune_head: bool = _key("prune.head")
     # Loop
     gradient_accumulation_steps: int = _key("train.gradient_accumulation_steps")
+    tokens_per_update: int | None = _key("train.tokens_per_update")
+    examples_per_update: int | None = _key("train.examples_per_update")
     accumulate_grad_batches: int | None = _key("train.gradient_accumulation_steps", default=None)
     """Another name of gradient_accumulation_steps."""
     early_stopping_patience: int | None = _key("train.early_stopping_patience")

@@ -18,7 +18,7 @@ import torch
 
 from torchstone._seeds import seed_everything
 from torchstone.checks.registry import CHECKS, Check
-from torchstone.checks.tier1.meter import LiveTensors, existing_tensors, growth
+from torchstone.train.meter import LiveTensors, existing_tensors, growth
 
 if TYPE_CHECKING:
     from torchstone.checks.context import Batch, Context

@@ -10,10 +10,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from torchstone._errors import ConfigError
 from torchstone.checks.config import SECTIONS
 from torchstone.config.knobs import Knob, knobs_of
+from torchstone.config.resolved import Resolved, Value
 from torchstone.config.schema import Section, knob
-from torchstone.config.values import LARGEST, check, in_effect
+from torchstone.config.values import LARGEST, check, in_effect, parse
 
 HOUSE: dict[str, type[Section]] = SECTIONS
 
@@ -95,18 +97,33 @@ def legal_values(knob: Knob) -> st.SearchStrategy[Any]:
 
 @st.composite
 def configurations(draw: st.DrawFn, sections: Mapping[str, type[Section]]) -> dict[str, Any]:
-    """A full legal configuration in which knobs without effect hold their defaults."""
+    """A full legal configuration in which knobs without effect hold their defaults; up to a dozen differ."""
     knobs = knobs_of(sections)
-    values = {key: draw(legal_values(knob)) for key, knob in knobs.items()}
-    # Conditions sometimes hold, so that what hangs on them is tried too.
-    for each in knobs.values():
-        for condition in each.conditions:
+    values = {key: knob.default for key, knob in knobs.items()}
+    wanted = draw(st.lists(st.sampled_from(list(knobs)), max_size=12, unique=True))
+    values |= {key: draw(legal_values(knobs[key])) for key in wanted}
+    # Conditions often hold, so that what hangs on them is tried too.
+    for key in wanted:
+        for condition in knobs[key].conditions:
             if not condition.negated and draw(st.booleans()):
-                text = draw(st.sampled_from(condition.values))
-                target = knobs[condition.key]
-                values[condition.key] = {"bool": text == "y", "str": text}.get(target.kind) or int(text)
-    for _ in knobs:
-        hidden = [key for key in knobs if not in_effect(key, knobs, values)]
+                target, text = knobs[condition.key], draw(st.sampled_from(condition.values))
+                values[condition.key] = parse(target, text)
+    return consistent(values, sections)
+
+
+def consistent(values: dict[str, Any], sections: Mapping[str, type[Section]]) -> dict[str, Any]:
+    """The values, with defaults for what has no effect and for sections that refuse their values together."""
+    knobs = knobs_of(sections)
+    for name in sections:
+        mine = [key for key in knobs if key.partition(".")[0] == name]
+        alone = {key: Value(values[key], "test") for key in mine}
+        try:
+            Resolved.of_values({name: sections[name]}, alone)
+        except ConfigError:
+            values |= {key: knobs[key].default for key in mine}
+    while hidden := [
+        key for key in knobs if values[key] != knobs[key].default and not in_effect(key, knobs, values)
+    ]:
         values |= {key: knobs[key].default for key in hidden}
     return values
 

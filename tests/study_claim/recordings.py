@@ -67,7 +67,12 @@ class Run:
 
     def __post_init__(self) -> None:
         self.config["train.random_seed"] = self.seed
-        self.facts["git"] = {"commit": self.commit, "dirty": False, "diff_sha256": None, "untracked": []}
+        self.facts["git"] = {
+            "commit": self.commit,
+            "dirty": False,
+            "untracked": ["notes.txt"],
+            "untracked_code": [],
+        }
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ CONFOUNDED: list[tuple[str, str, dict[str, Any]]] = [
     ("commit", "no name of a commit", {"change_both": fact("git.commit", "HEAD")}),
     ("cleanliness", "one arm", {"change": fact("git.dirty", True)}),
     ("cleanliness", "both arms", {"change_both": fact("git.dirty", True)}),
-    ("cleanliness", "code never added", {"change_both": fact("git.untracked", ["model.py"])}),
+    ("cleanliness", "code never added", {"change_both": fact("git.untracked_code", ["model.py"])}),
     ("data", "other text", {"change": fact("data.train", "d2")}),
     ("data", "not recorded", {"change_both": fact("data.train", None)}),
     ("data", "mixed in one arm", {"change": one_of_them(fact("data.train", "d2"))}),

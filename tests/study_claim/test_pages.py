@@ -16,7 +16,7 @@ from study_claim.recordings import Bench, git, pair
 from torchstone._errors import DataError, UsageError
 from torchstone.study.claim.gate import publish
 from torchstone.study.claim.seal import content_hash, judge_again, verify
-from torchstone.tracking.marks import add_tags, invalidate, revalidate
+from torchstone.tracking.marks import add_tags, invalidate, remove_tags, revalidate
 from torchstone.tracking.rows import MetricRow
 from torchstone.tracking.store import Store
 
@@ -166,6 +166,19 @@ def test_runs_that_are_gone_demote(page: Path, bench: Bench) -> None:
     bench.store.rename(bench.folder / "else.db")
     assert (verify(page).status, verify(page).verdict) == ("demoted", "REFUSED")
     assert verify(page, bench.folder / "else.db").stands
+
+
+def test_a_page_whose_other_runs_are_gone_is_told_when_a_run_is_judged_again(
+    page: Path, bench: Bench
+) -> None:
+    before = (page / "page.json").read_bytes()
+    with Store.open(bench.store) as store:
+        for number in range(3):
+            remove_tags(store, f"baseline-{number}", ["baseline"])
+        (told,) = judge_again(store, "candidate-1")
+    assert (told.status, told.verdict) == ("demoted", "REFUSED")
+    assert "cannot be found again" in told.reasons[0]
+    assert (page / "page.json").read_bytes() == before
 
 
 def test_a_commit_that_is_gone_demotes(page: Path, bench: Bench) -> None:

@@ -131,3 +131,16 @@ def test_own_code_is_known_by_its_content(tmp_path):
     (tmp_path / "a.py").rename(tmp_path / "c.py")
     assert len({before, changed, code_hash(tmp_path)}) == 3
     assert snapshot()["torchstone_sources"] == code_hash(Path(torchstone.__file__).parent)
+
+
+def test_code_that_git_does_not_track_is_found_among_many_other_files(tmp_path):
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    who = ["-c", "user.name=n", "-c", "user.email=n@example.org", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *who, "commit", "-q", "--allow-empty", "-m", "m"], cwd=tmp_path, check=True)
+    for number in range(120):
+        (tmp_path / f"a{number}.txt").write_text("")
+    assert snapshot(tmp_path)["git"]["untracked_code"] == []
+    (tmp_path / "z.py").write_text("")
+    git = snapshot(tmp_path)["git"]
+    assert git["untracked_code"] == ["z.py"]
+    assert len(git["untracked"]) == 100

@@ -23,6 +23,8 @@ from torchstone._version import __version__
 from torchstone.tracking.scrub import scrub, scrub_arguments
 
 DIFF_LIMIT = 100_000
+CODE = (".py", ".pyi", ".so", ".c", ".cpp", ".cu", ".h")
+"""Ends of names of files without which a commit does not hold the code that ran."""
 PACKAGES = (
     "numpy",
     "safetensors",
@@ -113,9 +115,8 @@ def _git(folder: Path) -> dict[str, Any] | None:
     if commit is None:
         return None
     diff = ask_git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv") or b""
-    untracked = (ask_git(folder, "ls-files", "--others", "--exclude-standard") or b"").decode(
-        errors="replace"
-    )
+    others = ask_git(folder, "ls-files", "--others", "--exclude-standard") or b""
+    untracked = others.decode(errors="replace").splitlines()
     return {
         "commit": commit.decode().strip(),
         "dirty": bool(diff),
@@ -123,7 +124,8 @@ def _git(folder: Path) -> dict[str, Any] | None:
         "diff_sha256": sha256_bytes(diff) if diff else None,
         "diff": scrub(diff.decode("utf-8", errors="replace"))[:DIFF_LIMIT],
         "diff_cut": len(diff) > DIFF_LIMIT,
-        "untracked": untracked.splitlines()[:100],
+        "untracked": untracked[:100],
+        "untracked_code": [name for name in untracked if name.endswith(CODE)][:100],
     }
 
 

@@ -129,7 +129,7 @@ def _session(facts: Mapping[str, Any]) -> dict[str, Any]:
     torch, data, batch = environment["torch"], facts["data"], facts["batch"]
     return {
         "commit": git["commit"] if git else None,
-        "clean": not (git["dirty"] or _untracked_code(git)) if git else None,
+        "clean": not (git["dirty"] or git["untracked_code"]) if git else None,
         "model": facts["model"]["fingerprint"],
         "data": data.get("train"),
         "evaluation": data.get("validation"),
@@ -141,11 +141,6 @@ def _session(facts: Mapping[str, Any]) -> dict[str, Any]:
         "effective_batch": batch["effective"],
         "planned_steps": facts["planned_steps"],
     }
-
-
-def _untracked_code(git: Mapping[str, Any]) -> list[str]:
-    """Code that no commit holds."""
-    return [name for name in git.get("untracked", ()) if name.endswith((".py", ".so", ".cu", ".cpp"))]
 
 
 def _hardware(hardware: Mapping[str, Any]) -> str:

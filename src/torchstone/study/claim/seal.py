@@ -24,7 +24,7 @@ from torchstone.study.claim.gate import assess
 from torchstone.study.claim.page import html_page, markdown_page
 from torchstone.study.claim.picture import comparison_figure
 from torchstone.study.claim.publication import Publication
-from torchstone.study.claim.verdict import HOLDS, VERDICTS
+from torchstone.study.claim.verdict import HOLDS, REFUSED, VERDICTS
 from torchstone.tracking.store import Store
 
 log = logging.getLogger(__name__)
@@ -89,36 +89,40 @@ def write_page(publication: Publication, folder: Path, store: str | Path | None)
 
 def verify(page: Path, store: str | Path | None = None) -> Standing:
     """Hash a page again and judge its claim again."""
-    folder = page if page.is_dir() else page.parent
+    return _examined(page if page.is_dir() else page.parent, store)[0]
+
+
+def judge_again(store: Store, run_id: str) -> list[Standing]:
+    """What became of each page that rests on this run; one whose verdict is another now is written anew.
+
+    A page that was tampered with, or whose runs are gone, is left as it is and told.
+    """
+    pages = {Path(event.data["page"]) for event in store.events(run_id) if event.kind == PUBLISHED}
+    found = []
+    for folder in sorted(each for each in pages if (each / FILE).is_file()):
+        standing, now = _examined(folder, store.path)
+        if now is not None and standing.verdict != standing.was and standing.status != "tampered":
+            write_page(now, folder, store.path)
+        found.append(standing)
+    return found
+
+
+def _examined(folder: Path, store: str | Path | None) -> tuple[Standing, Publication | None]:
+    """What became of a page, and the judgement of today; None where the runs are gone."""
     record = _read(folder)
-    content, was = record["content"], str(record["content"]["verdict"])
-    tampered = list(_tampered(folder, record))
-    now, verdict, changes = _judged_again(folder, content, store)
+    was, tampered = str(record["content"]["verdict"]), list(_tampered(folder, record))
+    now, reasons = _judged_again(folder, record["content"], store)
+    verdict = REFUSED if now is None else now.verdict
     if tampered:
         status = "tampered"
     elif VERDICTS.index(verdict) > VERDICTS.index(was):
         status = "demoted"
+        if now is not None:
+            reasons += [f"{each.name}: {each.what}" for each in now.confounders] or [now.why]
     else:
-        status = "changed" if changes else "holds"
-    reasons = [*tampered, *changes]
-    if now is not None and status == "demoted":
-        reasons += [f"{each.name}: {each.what}" for each in now.confounders] or [now.why]
-    return Standing(page=str(folder), status=status, was=was, verdict=verdict, reasons=tuple(reasons))
-
-
-def judge_again(store: Store, run_id: str) -> list[Standing]:
-    """What became of each page that rests on this run; one whose verdict is another now is written anew."""
-    folders = {str(event.data["page"]) for event in store.events(run_id) if event.kind == PUBLISHED}
-    found = []
-    for folder in sorted(folders):
-        if not (Path(folder) / FILE).is_file():
-            continue
-        standing = verify(Path(folder), store.path)
-        if standing.verdict != standing.was and standing.status != "tampered":
-            content = _read(Path(folder))["content"]
-            write_page(_assessed(Path(folder), content, store.path), Path(folder), store.path)
-        found.append(standing)
-    return found
+        status = "changed" if reasons else "holds"
+    told = (*tampered, *reasons)
+    return Standing(page=str(folder), status=status, was=was, verdict=verdict, reasons=told), now
 
 
 def content_hash(content: Mapping[str, Any]) -> str:
@@ -202,15 +206,15 @@ def _tampered(folder: Path, record: Mapping[str, Any]) -> Iterator[str]:
 
 def _judged_again(
     folder: Path, content: Mapping[str, Any], store: str | Path | None
-) -> tuple[Publication | None, str, list[str]]:
-    """(the judgement of today, its verdict, what changed in the runs)."""
+) -> tuple[Publication | None, list[str]]:
+    """The judgement of today, and what changed in the runs since."""
     try:
         now = _assessed(folder, content, store)
     except MissingExtra:
         raise
     except TorchstoneError as error:
-        return None, VERDICTS[-1], [f"the runs cannot be found again: {error.what}"]
-    return now, now.verdict, list(_changes(content, now))
+        return None, [f"the runs cannot be found again: {error.what}"]
+    return now, list(_changes(content, now))
 
 
 def _assessed(folder: Path, content: Mapping[str, Any], store: str | Path | None) -> Publication:

@@ -287,7 +287,7 @@ def test_the_memory_is_what_is_stated(method: Method) -> None:
 @pytest.mark.parametrize("record", OPTIMIZERS, ids=OPTIMIZERS.names())
 def test_every_optimizer_is_pruned(record: Any) -> None:
     """Also those that mix elements, where zeros must be put back after every step."""
-    method = "state" if record.needs_pruner else "magnitude"
+    method = "state" if record.moments else "magnitude"
     run = Run(method, optimizer=record.name).steps(TOTAL + 3, lambda pruner: pruner.require() and None)
     assert run.pruner is not None and zeros(run.pruner) == round(0.6 * 256)
 

@@ -18,6 +18,9 @@ BIN := $(VENV)/bin
 # .config wins; without one the quickstart is the main job.
 SETTINGS := $(if $(wildcard .config),--config .config,--defconfig quickstart)
 VERBOSE := $(if $(V),-v)
+# The study that is asked for (NAME=...) or that .config names.
+CONFIGURED := $(filter-out none,$(shell sed -n 's/^CONFIG_STUDY_NAME="\(.*\)"$$/\1/p' .config 2>/dev/null))
+STUDY := $(or $(NAME),$(if $(CONFIGURED),--config .config))
 
 .DEFAULT_GOAL := run
 .PHONY: run help install install-dev menuconfig nconfig list-defconfigs savedefconfig oldconfig lintconfig check \
@@ -70,8 +73,8 @@ oldconfig: $(VENV)/.quickstart ## bring .config up to this version
 lintconfig: $(VENV)/.quickstart ## find the lines of .config and defconfigs/ that do not do what they say
 	@$(BIN)/torchstone config lint
 
-check: $(VENV)/.quickstart ## prove the configured model (tier 1)
-	@$(BIN)/torchstone check $(SETTINGS) $(VERBOSE)
+check: $(VENV)/.quickstart ## prove every step of the configured study (or NAME=...), else the configured model
+	@$(BIN)/torchstone $(if $(STUDY),study check $(STUDY),check $(SETTINGS)) $(VERBOSE)
 
 test: $(VENV)/.dev ## run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)

@@ -87,3 +87,17 @@ parent = "0"
 set = { "model.d_ff" = 32 }
 claims = { parameters = "<0" }
 """
+
+
+def test_a_configuration_can_name_the_study(torchstone: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "two.toml").write_text(TWO)
+    assert "which study?" in torchstone("study", "show").err
+    torchstone("config", "defconfig", "gpt-nano", "--set", "model.dropout=0.25")
+    assert "names no study" in torchstone("study", "show").err
+    torchstone(
+        "config", "defconfig", "gpt-nano", "--set", "model.dropout=0.25", "--set", "study.name=two.toml"
+    )
+    shown = torchstone("study", "show", "--json").object
+    assert shown["study"] == "two"
+    named = torchstone("study", "show", "two.toml", "--json").object
+    assert [each["id"] for each in shown["cells"]] != [each["id"] for each in named["cells"]]

@@ -11,11 +11,11 @@ from typing import Any
 from hypothesis import strategies as st
 
 from torchstone._errors import ConfigError
-from torchstone.checks.config import SECTIONS
 from torchstone.config.knobs import Knob, knobs_of
 from torchstone.config.resolved import Resolved, Value
 from torchstone.config.schema import Section, knob
 from torchstone.config.values import LARGEST, check, in_effect, parse
+from torchstone.study.config import SECTIONS
 
 HOUSE: dict[str, type[Section]] = SECTIONS
 

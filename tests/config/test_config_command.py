@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from config.config_trees import TREES
 
-from torchstone.checks.config import SECTIONS
 from torchstone.cli.main import run
 from torchstone.config.defconfigs import available, summary
 from torchstone.config.docs import json_schema, markdown
@@ -19,6 +18,7 @@ from torchstone.config.kconfig import Tree
 from torchstone.config.knobs import knobs_of, symbol_of
 from torchstone.config.lint import lint
 from torchstone.config.resolve import resolve
+from torchstone.study.config import SECTIONS
 from torchstone.train.config import SECTIONS as TRAINING
 
 ROOT = Path(__file__).parents[2]

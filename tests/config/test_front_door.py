@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from torchstone.checks.config import SECTIONS
 from torchstone.config.resolve import resolve
+from torchstone.study.config import SECTIONS
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("MAX_ITERS", "TIME", "EPOCHS", "DRY_RUN", "V", "MAKEFLAGS", "MAKELEVEL", "TMUX")
@@ -118,3 +118,11 @@ def test_the_real_menu_changes_a_switch(folder: Path) -> None:
     made = resolve(SECTIONS, file=folder / ".config")
     assert made.train.deterministic and made.train.epochs == 3
     assert (folder / ".config.old").read_text() == "CONFIG_TRAIN_EPOCHS=3\n"
+
+
+def test_check_is_about_the_study_that_is_named(folder: Path) -> None:
+    make(folder, "defconfig-gpt-nano")
+    assert "torchstone check --config .config" in make(folder, "-n", "check")
+    assert "torchstone study check widths" in make(folder, "-n", "check", "NAME=widths")
+    make(folder, "defconfig-gpt-nano", CONFIG_STUDY_NAME="widths")
+    assert "torchstone study check --config .config" in make(folder, "-n", "check")

@@ -227,7 +227,7 @@ def _print_lint(left: list[Mistake], repaired: list[Mistake], num_files: int, qu
 
 
 def _sections() -> dict[str, type[Section]]:
-    from torchstone.checks.config import SECTIONS
+    from torchstone.study.config import SECTIONS
 
     return dict(SECTIONS)
 

@@ -21,8 +21,8 @@ def read_settings(
     flags: Mapping[str, Any] | None = None,
 ) -> Resolved:
     """Resolve every section (a job selects its own); a flag that is None was not given."""
-    from torchstone.checks.config import SECTIONS
     from torchstone.config.resolve import resolve
+    from torchstone.study.config import SECTIONS
 
     overrides = [assignment(each) for each in assignments]
     overrides += [(key, _text(value)) for key, value in (flags or {}).items() if value is not None]

@@ -24,6 +24,12 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A study by name, or the path of a .toml file.")]
+NameOrConfigured = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[NAME]", help="A study by name or path; default: study.name of --config or .config."
+    ),
+]
 Only = Annotated[
     str | None,
     typer.Option("--only", help="Ids of arms (with * and ?), cells, or axis=value; comma separated."),
@@ -61,7 +67,7 @@ def list_(as_json: Json = False, quiet: Quiet = False) -> None:
 
 @app.command("show", epilog="Example:  torchstone study show widths --steps 0,1")
 def show(
-    name: Name,
+    name: NameOrConfigured = None,
     only: Only = None,
     steps: Steps = None,
     seeds: Seeds = None,
@@ -93,7 +99,7 @@ def show(
 
 @app.command("check", epilog="Example:  torchstone study check widths --steps 1,2")
 def check(
-    name: Name,
+    name: NameOrConfigured = None,
     only: Only = None,
     steps: Steps = None,
     config: File = None,
@@ -123,12 +129,12 @@ def check(
     else:
         from torchstone.cli.study_view import proof_table
 
-        console().print(proof_table(proof, name, quiet=quiet, everything=bool(verbose)))
+        console().print(proof_table(proof, job.study, quiet=quiet, everything=bool(verbose)))
     return 0 if proof.verdict in ("pass", "warn") else 1
 
 
 def study_job(
-    name: str,
+    name: str | None,
     *,
     only: str | None = None,
     steps: str | None = None,
@@ -140,6 +146,8 @@ def study_job(
     from torchstone.cli.settings import assignment
     from torchstone.study.run import StudyJob
 
+    if name is None:
+        name, config = _configured(config)
     return StudyJob(
         name,
         only=split_commas(only),
@@ -149,6 +157,21 @@ def study_job(
         overrides=tuple(assignment(each) for each in assignments or ()),
         environ=os.environ,
     )
+
+
+def _configured(config: Path | None) -> tuple[str, Path]:
+    """The study that a file of knobs names, and that file, which all arms start from."""
+    from torchstone.cli.settings import read_settings
+
+    file = config or Path(".config")
+    if config is None and not file.is_file():
+        raise UsageError("which study?", next="torchstone study check NAME; torchstone study list")
+    name = read_settings(config=file).study.name
+    if name is None:
+        raise UsageError(
+            f"{file} names no study", next="set study.name there, or: torchstone study check NAME"
+        )
+    return str(name), file
 
 
 def _seeds(text: str | None) -> tuple[int, ...]:

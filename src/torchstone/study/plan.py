@@ -14,12 +14,12 @@ from pathlib import Path
 
 from torchstone._errors import ConfigError, UsageError
 from torchstone._registry import suggest
-from torchstone.checks.config import SECTIONS as EVERY_SECTION
 from torchstone.config.knobs import knobs_of
 from torchstone.config.layers import BACK_TO_DEFAULT
 from torchstone.config.mistakes import Mistake, raise_all
 from torchstone.config.resolve import Resolved, resolve
 from torchstone.config.values import in_effect
+from torchstone.study.config import SECTIONS as EVERY_SECTION
 from torchstone.study.records import Arm, Axis, AxisValue, Cell, Dropped, Step, Study
 from torchstone.train.config import SECTIONS
 

@@ -23,7 +23,7 @@ CONFIGURED := $(filter-out none,$(shell sed -n 's/^CONFIG_STUDY_NAME="\(.*\)"$$/
 STUDY := $(or $(NAME),$(if $(CONFIGURED),--config .config))
 
 .DEFAULT_GOAL := run
-.PHONY: run help install install-dev menuconfig nconfig list-defconfigs savedefconfig oldconfig lintconfig check \
+.PHONY: run help install install-dev menuconfig nconfig list-defconfigs savedefconfig oldconfig lintconfig check estimate \
 	test lint format types \
 	imports dependencies campaign bench constraints hooks wheel-test clean mrproper
 
@@ -75,6 +75,9 @@ lintconfig: $(VENV)/.quickstart ## find the lines of .config and defconfigs/ tha
 
 check: $(VENV)/.quickstart ## prove every step of the configured study (or NAME=...), else the configured model
 	@$(BIN)/torchstone $(if $(STUDY),study check $(STUDY),check $(SETTINGS)) $(VERBOSE)
+
+estimate: $(VENV)/.quickstart ## what the configured study (or NAME=...) will cost
+	@$(BIN)/torchstone study estimate $(STUDY)
 
 test: $(VENV)/.dev ## run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)

@@ -45,6 +45,16 @@ def test_list_and_show_print_the_documented_objects(torchstone: Callable[..., An
         assert len({cell["id"] for cell in shown["cells"]}) == len(shown["cells"])
 
 
+def test_estimate_prints_the_documented_object_and_leaves_no_trace(
+    torchstone: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "two.toml").write_text(TWO)
+    answer = torchstone("study", "estimate", "two.toml", "--json")
+    jsonschema.validate(answer.object, schema("torchstone.study-estimate/1"))
+    assert answer.object["seconds"] is None
+    assert [each.name for each in tmp_path.iterdir()] == ["two.toml"]
+
+
 def test_a_wrong_file_is_told_with_its_line(torchstone: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text(
         '[study]\nname = "bad"\nkind = "ablation"\n[[step]]\nid = "0"\nsett = {}\n'

@@ -23,7 +23,7 @@ from torchstone.cli import (
     publish,
     recover,
     runs,
-    study_run,
+    study_estimate,
     tokenizer,
     train,
     verify,
@@ -52,7 +52,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 app.add_typer(runs.app, name="runs")
-app.add_typer(study_run.app, name="study")
+app.add_typer(study_estimate.app, name="study")
 app.add_typer(tokenizer.app, name="tokenizer")
 
 

@@ -1,0 +1,163 @@
+"""What a study will cost before it is run: sizes from tensors without memory, time from runs that there were.
+
+Memory is what must be held at least (weights, gradients, the optimizer's state); activations come on top.
+Time is told where the store holds a finished run of the same model at the same length and micro-batch on the
+same hardware, and is said to be unknown otherwise.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchstone.config.resolve import Resolved
+from torchstone.optim.registry import build_optimizer
+from torchstone.study.plan import Plan
+from torchstone.study.prove.bench import Bench
+from torchstone.study.prove.full_size import FullSize, measure_full_size
+from torchstone.study.prove.twin import sequence_length, tokens_per_update
+from torchstone.tracking.environment import cpu_model
+from torchstone.train.device import choose_device
+from torchstone.train.space import state_after_a_step
+
+if TYPE_CHECKING:
+    from torchstone.tracking.store import Store
+
+SCHEMA = "torchstone.study-estimate/1"
+_OF_THE_SPEED = ("model.", "data.sequence_length", "train.batch_size", "train.precision", "train.compile")
+"""Keys that a step's time depends on."""
+_BACKWARD = 2
+"""Times the forward pass, as is usual: gradients of inputs and of weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmEstimate:
+    """One arm with one seed."""
+
+    id: str
+    name: str
+    cells: int
+    parameters: int
+    kv_bytes_per_token: int | float | None
+    memory_bytes: int
+    """Weights, gradients and the optimizer's state; without activations."""
+    tokens: int | None
+    """Of the whole run; None: it ends by epochs, and nobody has read the data."""
+    flops: int | None
+    """Forward and backward, of the whole run."""
+    seconds: float | None
+    """Of one cell; None: there is no run to go by."""
+    basis: str
+    """What the time was taken from, or why there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A study's chosen cells."""
+
+    study: str
+    arms: tuple[ArmEstimate, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all cells, one after the other; None where one is unknown."""
+        known = [each.seconds for each in self.arms]
+        if any(each is None for each in known):
+            return None
+        return sum(each.cells * (each.seconds or 0.0) for each in self.arms)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that `study estimate --json` prints."""
+        return {
+            "schema": SCHEMA,
+            "study": self.study,
+            "seconds": self.seconds,
+            "energy_joules": None,
+            "arms": [asdict(each) for each in self.arms],
+        }
+
+
+def estimate(
+    plan: Plan,
+    store: Store | None = None,
+    bench: Bench | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Estimate:
+    """Measure every chosen arm on the meta device, and look for runs like it in `store`."""
+    bench = bench or Bench()
+    arms = []
+    for number, arm in enumerate(plan.chosen_arms, 1):
+        if tell:
+            tell(f"estimating {number}/{len(plan.chosen_arms)} {arm.id}")
+        with torch.device("meta"):
+            loaded = bench.load(arm.id, arm.settings)
+            length = sequence_length(arm.settings, loaded.config.get("max_seq_len"))
+            full = measure_full_size(loaded, length)
+            state = state_after_a_step(build_optimizer(loaded.module, arm.settings.optim))
+        tokens = _tokens(arm.settings, full)
+        seconds, basis = _seconds(arm.settings, tokens, store)
+        forward = None if full.flops is None or tokens is None else full.flops * tokens // length
+        arms.append(
+            ArmEstimate(
+                id=arm.id,
+                name=arm.name,
+                cells=sum(cell.arm == arm.id for cell in plan.cells),
+                parameters=full.parameters,
+                kv_bytes_per_token=full.kv_bytes_per_token,
+                memory_bytes=2 * full.weight_bytes + state,
+                tokens=tokens,
+                flops=None if forward is None else forward * (1 + _BACKWARD),
+                seconds=seconds,
+                basis=basis,
+            )
+        )
+    if tell:
+        tell("")
+    return Estimate(study=plan.study.name, arms=tuple(arms))
+
+
+def _tokens(settings: Resolved, full: FullSize) -> int | None:
+    if settings.train.max_steps is None:
+        return None
+    per_update = tokens_per_update(settings, full.config.get("max_seq_len"))
+    return None if per_update is None else per_update * int(settings.train.max_steps)
+
+
+def _seconds(settings: Resolved, tokens: int | None, store: Store | None) -> tuple[float | None, str]:
+    """(seconds, what they were taken from) of one run with these settings."""
+    if tokens is None:
+        return None, "the run ends by epochs, whose number of tokens is not known"
+    if store is None:
+        return None, "there is no store of runs"
+    speeds = list(_speeds(settings, store))
+    if not speeds:
+        return None, "no finished run in the store has this model, length and micro-batch on this hardware"
+    middle = statistics.median(speeds)
+    return tokens / middle, f"{middle:,.0f} tokens/s, the median of {len(speeds)} runs on this hardware"
+
+
+def _speeds(settings: Resolved, store: Store) -> Iterator[float]:
+    """Median tokens per second of each finished run that is alike and was made on such a device."""
+    here, wanted = _device_name(), _pace_keys(settings.to_json()["values"])
+    for run in store.runs(kind="train"):
+        recorded = run.config.get("values") if run.status == "completed" else None
+        if not isinstance(recorded, dict) or _pace_keys(recorded) != wanted:
+            continue
+        facts = [each.data for each in store.events(run.run_id) if each.kind == "facts"]
+        rows = store.metrics(run.run_id, "train/tokens_per_s")
+        if rows and facts and facts[-1].get("hardware", {}).get("name") == here:
+            yield statistics.median(row.value for row in rows)
+
+
+def _device_name() -> str:
+    """What a run on this machine would have as the name of its device."""
+    device = choose_device(None)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
+
+
+def _pace_keys(values: Any) -> dict[str, Any]:
+    return {key: each.get("value") for key, each in values.items() if key.startswith(_OF_THE_SPEED)}

@@ -1,0 +1,57 @@
+"""Laws of the estimate: sizes are the model's own, time comes from runs that are alike or is unknown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from study.study_texts import ABLATION, write
+
+from torchstone.study.estimate import estimate
+from torchstone.study.plan import Plan, plan_study
+from torchstone.study.study_file import read_study
+from torchstone.tracking.environment import cpu_model
+from torchstone.tracking.rows import MetricRow
+from torchstone.tracking.store import Store
+
+SIZES = """\
+[study.set]
+model = { vocab_size = 64, d_model = 16, num_layers = 1, num_heads = 2, max_seq_len = 32 }
+"""
+
+
+def planned(folder: Path) -> Plan:
+    return plan_study(read_study(write(folder, ABLATION.replace("[[step]]", SIZES + "[[step]]", 1))))
+
+
+def keep_run(store: Store, run_id: str, plan: Plan, arm: str, tokens_per_s: float, device: str) -> None:
+    """A finished run of an arm on a device."""
+    settings = plan.arm(arm).settings
+    store.start_run(run_id, name=run_id, kind="train", run_dir="", config=settings.to_json())
+    store.log_rows(run_id, [MetricRow("train/tokens_per_s", step, tokens_per_s) for step in (1, 2, 3)])
+    store.add_event(run_id, "facts", {"hardware": {"name": device}})
+    store.finish_run(run_id, "completed")
+
+
+def test_sizes_without_any_run(tmp_path: Path) -> None:
+    plan = planned(tmp_path)
+    zero, one = estimate(plan).arms
+    assert zero.tokens == 60 * 8 * 32
+    assert zero.cells == 2
+    assert one.parameters == zero.parameters, "its MLP of 64 is four times the width, as it was"
+    # Weights and gradients, and two moments of Adam, in four bytes each.
+    assert abs(zero.memory_bytes - 16 * zero.parameters) < 0.05 * zero.memory_bytes
+    assert zero.flops is not None
+    assert zero.seconds is None
+    assert "store" in zero.basis
+
+
+def test_time_comes_from_runs_that_are_alike(tmp_path: Path) -> None:
+    plan = planned(tmp_path)
+    with Store.open(tmp_path / "store.db") as store:
+        for number, speed in enumerate((100.0, 200.0, 300.0)):
+            keep_run(store, f"alike-{number}", plan, "0", speed, cpu_model())
+        keep_run(store, "elsewhere", plan, "0", 9000.0, "another device")
+        zero, one = estimate(plan, store).arms
+    assert zero.seconds == 60 * 8 * 32 / 200.0
+    assert "median of 3 runs" in zero.basis
+    assert one.seconds is None

@@ -260,7 +260,8 @@ def _reached(own: Evidence) -> Iterator[ClaimResult]:
 
 def _equal_effort(own: Evidence, parent: Evidence) -> Iterator[ClaimResult]:
     for name in ("tokens_per_update", "updates"):
-        if name not in own.arm.claims:
+        unknown = own.quantity(name) is None and parent.quantity(name) is None
+        if name not in own.arm.claims and not unknown:
             yield _quantity(name, "+0", own, parent)
 
 

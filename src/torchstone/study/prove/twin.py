@@ -194,10 +194,14 @@ def _distinct(sizes: Iterable[int]) -> list[int]:
     return made
 
 
-def tokens_per_update(settings: Resolved, max_seq_len: int | None) -> int:
-    """Tokens that one optimizer step sees: rows of all micro-steps times the length of a sequence."""
-    loop = settings.train
-    return int(loop.batch_size * loop.gradient_accumulation_steps * sequence_length(settings, max_seq_len))
+def tokens_per_update(settings: Resolved, max_seq_len: int | None) -> int | None:
+    """Tokens that one optimizer step sees; None where the machine shall choose without a target."""
+    loop, length = settings.train, sequence_length(settings, max_seq_len)
+    if loop.tokens_per_update is not None:
+        return int(loop.tokens_per_update)
+    if loop.examples_per_update is not None:
+        return int(loop.examples_per_update * length)
+    return int(loop.batch_size * loop.gradient_accumulation_steps * length) or None
 
 
 def sequence_length(settings: Resolved, max_seq_len: int | None) -> int:

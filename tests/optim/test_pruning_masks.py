@@ -16,6 +16,7 @@ from torchstone.nn.gpt import GPT, GPTConfig
 from torchstone.optim.config import OptimConfig, PruneConfig
 from torchstone.optim.pruning.allocation import allot, by_depth, solve_ratio
 from torchstone.optim.pruning.bits import pack_bits, unpack_bits
+from torchstone.optim.pruning.methods import METHODS, Evidence
 from torchstone.optim.pruning.pruner import Pruner, build_pruner
 from torchstone.optim.pruning.ramp import Plan
 from torchstone.optim.pruning.selection import apportion, keep_above_sample, keep_best, standard_error
@@ -295,3 +296,33 @@ def test_a_run_of_any_length_ends_its_ramp(total: int, every: int) -> None:
 def test_a_ramp_that_ends_before_it_begins_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot end before"):
         Plan(PruneConfig(method="magnitude", start=0.8, end=0.5), 100)
+
+
+# --- scales -------------------------------------------------------------------------------------
+
+
+def agreement(method: str, scale: float, other: str = "", other_scale: float = 1.0) -> float:
+    """Share of weights on which two half-sparse masks agree; losses are multiplied by the scales."""
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(4000, generator=generator)
+    gradients = torch.randn(4000, generator=generator) * torch.rand(4000, generator=generator) ** 3
+
+    def mask(name: str, factor: float) -> Tensor:
+        m, v = 0.1 * factor * gradients, (factor * gradients) ** 2
+        score = METHODS.get(name).score(Evidence(w, m, v, torch.ones(()), epsilon=1e-3))
+        return keep_best({"w": score}, 2000)["w"]
+
+    return float((mask(method, scale) == mask(other or method, other_scale)).float().mean())
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e3])
+def test_state_does_not_depend_on_the_scale_of_the_loss(scale: float) -> None:
+    assert agreement("state", scale) > 0.999
+    assert agreement("state", scale, "magnitude") < 0.95
+
+
+def test_fixed_epsilons_turn_scores_into_magnitude_where_gradients_are_small() -> None:
+    """Why `state` is there."""
+    for name in ("bitter7_from_20251106", "bitter8_from_20251115"):
+        assert agreement(name, 1e-6, "magnitude") > 0.995
+        assert agreement(name, 1.0, "magnitude") < 0.95

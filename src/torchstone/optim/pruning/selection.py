@@ -30,7 +30,7 @@ def _kept(flat: Tensor, number: int) -> Tensor:
     keep = torch.ones_like(flat, dtype=torch.bool)
     if number <= 0:
         return keep
-    threshold = flat.kthvalue(min(number, flat.numel())).values
+    threshold = _smallest(flat, min(number, flat.numel()))
     keep = flat > threshold
     # Of those at the threshold only as many go as are wanted.
     spare = int(keep.numel() - int(keep.sum()) - number)
@@ -38,6 +38,13 @@ def _kept(flat: Tensor, number: int) -> Tensor:
         equal = (flat == threshold).nonzero().flatten()
         keep[equal[len(equal) - spare :]] = True
     return keep
+
+
+def _smallest(flat: Tensor, number: int) -> Tensor:
+    """The value that has `number` - 1 before it."""
+    if flat.is_cuda:  # a deterministic run refuses kthvalue there, for the sake of its indices
+        return flat.sort().values[number - 1]
+    return flat.kthvalue(number).values
 
 
 def keep_above_sample(scores: Scores, share: float, sampled: float, seed: int) -> Masks:
@@ -49,7 +56,7 @@ def keep_above_sample(scores: Scores, share: float, sampled: float, seed: int) -
     number = round(share * size)
     if number == 0:
         return {name: torch.ones_like(each, dtype=torch.bool) for name, each in scores.items()}
-    threshold = flat[places].kthvalue(number).values
+    threshold = _smallest(flat[places], number)
     return {name: each > threshold for name, each in scores.items()}
 
 
@@ -76,22 +83,24 @@ def keep_best_units(scores: Scores, units: Mapping[str, Tensor], number: int) ->
     `units`: the number of the unit of each weight, in a shape that expands to that of the scores. The unit
     that would pass `number` still goes if that brings the count nearer to it.
     """
+    # On the host, where sums have one order: ranks must come to the same masks.
     many = 1 + max(int(each.max()) for each in units.values())
-    device = next(iter(scores.values())).device
-    total, size = (torch.zeros(many, dtype=torch.float64, device=device) for _ in range(2))
-    gone = torch.zeros(many, dtype=torch.bool, device=device)
+    total, size = (torch.zeros(many, dtype=torch.float64) for _ in range(2))
+    gone = torch.zeros(many, dtype=torch.bool)
     for name, each in scores.items():
-        unit = units[name].expand(each.shape).flatten()
-        flat = each.flatten().double()
+        unit = units[name].expand(each.shape).flatten().cpu()
+        flat = each.flatten().cpu().double()
         gone[unit[flat == -math.inf]] = True
         total.index_add_(0, unit, flat.masked_fill(flat == -math.inf, 0.0))
         size.index_add_(0, unit, torch.ones_like(flat))
     worth = (total / size).masked_fill(gone, -math.inf)
     order = worth.argsort(stable=True)
     dropped = nearest(size[order].long().tolist(), number)
-    keep = torch.ones(many, dtype=torch.bool, device=device)
+    keep = torch.ones(many, dtype=torch.bool)
     keep[order[:dropped]] = False
-    return {name: keep[units[name]].expand(each.shape).clone() for name, each in scores.items()}
+    return {
+        name: keep.to(each.device)[units[name]].expand(each.shape).clone() for name, each in scores.items()
+    }
 
 
 def nearest(sizes: Sequence[int], number: int) -> int:

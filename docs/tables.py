@@ -88,13 +88,9 @@ def mlps() -> str:
     plain = MLPS.get("dense").flops(GPTConfig(), 0, TOKENS)
     rows = []
     for r in MLPS:
-        # An MLP that needs a latent stands behind an attention that has one.
-        attention = AttentionConfig(name="mla" if r.needs_latent else "sdpa")
-        config = GPTConfig(attention=attention, mlp=MLPConfig(name=r.name))
+        config = GPTConfig(mlp=MLPConfig(name=r.name))
         layers = range(config.num_layers)
-        reads = [
-            name for name, is_read in (("weights", r.reads_weights), ("latent", r.needs_latent)) if is_read
-        ]
+        reads = [name for name, is_read in (("weights", r.reads_weights(config)),) if is_read]
         rows.append(
             (
                 f"`{r.name}`",

@@ -41,6 +41,8 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "recent": (2, 1),
     "kept": (3, 6),
     "value_rank": (3,),
+    "gate_width": (3,),
+    "bottleneck": (5,),
 }
 # Settings that are worth trying together.
 TOGETHER: dict[str, tuple[dict[str, Any], ...]] = {
@@ -54,6 +56,13 @@ TOGETHER: dict[str, tuple[dict[str, Any], ...]] = {
         {"compress": 5, "route": True},
         {"compress": 5, "lens": "reciprocity"},
         {"compress": 5, "lens": "discoverability"},
+    ),
+    "reciprocal": (
+        {"attention_gate": "running-mean", "sparsify": "rms"},
+        {"cross_token": False},
+        {"latent_context": True},
+        {"latent_context": True, "tying": "untied", "attention_gate": "off"},
+        {"latent_context": True, "tying": "per_head_scalar"},
     ),
     "ra_rank1_2025": ({"window": None, "learn_alpha": True},),
     "mla-ra-ct": (

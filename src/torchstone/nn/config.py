@@ -16,6 +16,10 @@ _LATENT = "model.attention.name=mla|mla-ra|mla-ct|mla-ra-ct|ra_rank1_2025|mla-kv
 _MAPPED = "model.attention.name=mla|mla-ra|mla-ct|mla-ra-ct|ra_rank1_2025"
 _RECIPROCAL = "model.attention.name=ra|mla-ra|mla-ra-ct|ra_rank1_2025"
 _FOLDED = "model.attention.name=ra-folded|ra_folded_untied_2025"
+_RECIPROCAL_MLP = "model.mlp.name=reciprocal"
+_GATE = _RECIPROCAL_MLP + " && model.mlp.attention_gate!=off"
+_CROSS_TOKEN_MLP = _RECIPROCAL_MLP + " && model.mlp.cross_token=y"
+_LATENT_MLP = _RECIPROCAL_MLP + " && model.mlp.latent_context=y"
 _CROSS_TOKEN = "model.attention.name=ra-ct|mla-ct|mla-ra-ct"
 
 
@@ -227,7 +231,71 @@ class AttentionConfig(Section):
 class MLPConfig(Section):
     """`model.mlp.*`"""
 
-    name: str | None = knob(None, help="MLP of the blocks; None: as the model has it.", choices=("dense",))
+    name: str | None = knob(
+        None, help="MLP of the blocks; None: as the model has it.", choices=("dense", "reciprocal")
+    )
+    attention_gate: str = knob(
+        "token",
+        help="Whether a factor on each head of the next block comes from the token, from the mean over the "
+        "tokens so far, or not at all.",
+        choices=("token", "running-mean", "off"),
+        depends_on=_RECIPROCAL_MLP,
+    )
+    gate_width: int = knob(
+        64, help="Channels that the gate sees of the MLP.", unit="channels", ge=1, depends_on=_GATE
+    )
+    gate_strength: float = knob(
+        0.1,
+        help="Share of the gate in its factor.",
+        unit="fraction",
+        ge=0.0,
+        le=1.0,
+        depends_on=_GATE,
+    )
+    cross_token: bool = knob(
+        True, help="The MLP mixes in the tokens that its attention looked at.", depends_on=_RECIPROCAL_MLP
+    )
+    sparsify: str = knob(
+        "topk",
+        help="Which weights of each row stay: the largest, those not far below the root mean square, or all.",
+        choices=("topk", "rms", "none"),
+        depends_on=_CROSS_TOKEN_MLP,
+    )
+    topk: int = knob(
+        8,
+        help="How many of the largest weights stay.",
+        unit="tokens",
+        ge=1,
+        depends_on=_CROSS_TOKEN_MLP + " && model.mlp.sparsify=topk",
+    )
+    rms_threshold: float = knob(
+        0.5,
+        help="The least weight that stays, in root mean squares of its row.",
+        ge=0.0,
+        le=1.0,
+        depends_on=_CROSS_TOKEN_MLP + " && model.mlp.sparsify=rms",
+    )
+    bottleneck: int = knob(
+        110,
+        help="Channels through which tokens are mixed.",
+        unit="channels",
+        ge=1,
+        depends_on=_CROSS_TOKEN_MLP,
+    )
+    cross_strength: float = knob(0.3, help="Weight of what is mixed in.", depends_on=_CROSS_TOKEN_MLP)
+    latent_context: bool = knob(
+        False,
+        help="The MLP hears the latent of its attention's keys and adds to that of the next block.",
+        depends_on=_RECIPROCAL_MLP,
+    )
+    tying: str = knob(
+        "tied_transpose",
+        help="Whether the way back from MLP to latent is the transpose of the way there, a map of its own, "
+        "or that with a learned number per head each way.",
+        choices=("tied_transpose", "untied", "per_head_scalar"),
+        depends_on=_LATENT_MLP,
+    )
+    latent_strength: float = knob(0.2, help="Weight of the latent, each way.", depends_on=_LATENT_MLP)
 
 
 class ModelConfig(Section):

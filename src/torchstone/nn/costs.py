@@ -41,6 +41,8 @@ def costs(config: GPTConfig, tokens: int | None = None) -> Costs:
     attention, mlp = config.mechanisms
     layers = range(config.num_layers)
     flops = sum(attention.flops(config, each, tokens) + mlp.flops(config, each, tokens) for each in layers)
+    if mlp.reads_weights(config):
+        flops += config.num_layers * 2 * tokens**2 * config.num_heads * attention.score_width(config)
     flops += 2 * tokens * config.d_model * config.vocab_size
     cache = sum(attention.cache(config, each, tokens) + mlp.cache(config, each, tokens) for each in layers)
     return Costs(

@@ -88,7 +88,7 @@ class GPTConfig:
                 if width == self.d_model // self.num_heads
                 else f"rope needs an even width, and attention {attention.name} turns vectors of {width}"
             )
-        if mlp.needs_latent and attention.latent_width(self) is None:
+        if mlp.needs_latent(self) and attention.latent_width(self) is None:
             latent = [each.name for each in ATTENTIONS if each.latent_width(self) is not None]
             raise ConfigError(
                 f"MLP {mlp.name} reads the latent of the keys, and attention {attention.name} has none",
@@ -126,7 +126,7 @@ class Block(nn.Module):
         self.attention = attention.make(config, layer)
         self.mlp_norm = make_norm(config.norm, config.d_model)
         self.mlp = mlp.make(config, layer)
-        self.num_mlp_tensors = mlp.cached_tensors
+        self.num_mlp_tensors = mlp.cached_tensors(config, layer)
 
     def forward(
         self,
@@ -157,7 +157,7 @@ class GPT(nn.Module):
         self.config = config
         attention, mlp = config.mechanisms
         self.rotary_width = attention.rotary_width(config) if config.positions == "rope" else None
-        self.keep_weights = mlp.reads_weights
+        self.keep_weights = mlp.reads_weights(config)
         self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.position_embedding = (
             nn.Embedding(config.max_seq_len, config.d_model) if config.positions == "learned" else None

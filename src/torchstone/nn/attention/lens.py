@@ -171,13 +171,16 @@ def _parameters(config: GPTConfig, layer: int) -> int:
     return found
 
 
+def _score_width(config: GPTConfig) -> int:
+    D, chosen = config.d_model // config.num_heads, views(config.attention.lens)
+    return D + (D if "reciprocity" in chosen else 0) + (1 if "discoverability" in chosen else 0)
+
+
 def _flops(config: GPTConfig, layer: int, tokens: int) -> int:
     C, H, options = config.d_model, config.num_heads, config.attention
-    D = C // H
     keys_values = 2 * C**2 if options.compress is None else 4 * C * options.compress
     chosen = views(options.lens)
-    width = D + (D if "reciprocity" in chosen else 0) + (1 if "discoverability" in chosen else 0)
-    found = 2 * tokens * (2 * C**2 + keys_values) + score_flops(tokens, width, D, H)
+    found = 2 * tokens * (2 * C**2 + keys_values) + score_flops(tokens, _score_width(config), C // H, H)
     return found + (2 * tokens * C if "discoverability" in chosen else 0)
 
 
@@ -203,6 +206,7 @@ RECORDS = (
         parameters=_parameters,
         flops=_flops,
         cache=_cache,
+        score_width=_score_width,
         rotary_width=_rotary_width,
     ),
 )

@@ -151,6 +151,12 @@ _LATENT: dict[str, Any] = {
     "rotary_width": lambda config: config.attention.latent,
     "latent_width": lambda config: config.attention.latent,
 }
+
+
+def _twice(config: GPTConfig) -> int:
+    return 2 * config.attention.latent
+
+
 RECORDS = (
     AttentionRecord(
         name="mla",
@@ -160,6 +166,7 @@ RECORDS = (
         parameters=latent_parameters,
         flops=_flops,
         cache=latent_cache,
+        score_width=lambda config: config.attention.latent,
         **_LATENT,
     ),
     AttentionRecord(
@@ -169,6 +176,7 @@ RECORDS = (
         make=lambda config, layer: LatentAttention(config, make_reciprocity(config)),
         parameters=lambda config, layer: latent_parameters(config, layer) + config.attention.learn_alpha,
         flops=_reciprocal_flops,
+        score_width=_twice,
         cache=_reciprocal_cache,
         **_LATENT,
     ),
@@ -180,6 +188,7 @@ RECORDS = (
         parameters=lambda config, layer: latent_parameters(config, layer) + 2 * config.num_heads,
         flops=_ct_flops,
         cache=latent_cache,
+        score_width=lambda config: config.attention.latent,
         **_LATENT,
     ),
     AttentionRecord(
@@ -191,6 +200,7 @@ RECORDS = (
             latent_parameters(config, layer) + config.attention.learn_alpha + 2 * config.num_heads
         ),
         flops=_reciprocal_ct_flops,
+        score_width=_twice,
         cache=_reciprocal_cache,
         **_LATENT,
     ),

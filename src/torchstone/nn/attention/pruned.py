@@ -28,7 +28,7 @@ from torchstone.nn.attention import fused
 from torchstone.nn.attention.causal import CausalSelfAttention, causal_parameters
 from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
 from torchstone.nn.attention.naive_sparse import naive_pruned
-from torchstone.nn.attention.record import AttentionRecord
+from torchstone.nn.attention.record import AttentionRecord, head_width
 from torchstone.nn.attention.scores import Scores, score_flops
 from torchstone.nn.rotary import rotate
 
@@ -217,6 +217,7 @@ RECORDS = (
         parameters=_parameters,
         flops=_flops,
         cache=_cache,
+        score_width=lambda config: head_width(config) + (config.attention.importance == "learned"),
         materialises=lambda config: True,
     ),
 )

@@ -14,7 +14,7 @@ from torchstone.nn.attention.causal import CausalSelfAttention, causal_parameter
 from torchstone.nn.attention.context import Cache
 from torchstone.nn.attention.naive import naive_heads_attention
 from torchstone.nn.attention.reciprocity import make_reciprocity
-from torchstone.nn.attention.record import AttentionRecord
+from torchstone.nn.attention.record import AttentionRecord, head_width
 from torchstone.nn.attention.scores import Scores, score_flops
 
 if TYPE_CHECKING:
@@ -55,5 +55,6 @@ RECORDS = (
         parameters=lambda config, layer: causal_parameters(config, layer) + config.attention.learn_alpha,
         flops=_flops,
         cache=_cache,
+        score_width=lambda config: 2 * head_width(config),
     ),
 )

@@ -61,6 +61,7 @@ RECORDS = (
         parameters=lambda config, layer: latent_parameters(config, layer) + config.attention.learn_alpha,
         flops=_flops,
         cache=latent_cache,
+        score_width=lambda config: config.attention.latent + 1,
         rotary_width=lambda config: config.attention.latent,
         latent_width=lambda config: config.attention.latent,
     ),

@@ -30,7 +30,7 @@ def never_materialises(config: GPTConfig) -> bool:
     return False
 
 
-def head_width(config: GPTConfig) -> int | None:
+def head_width(config: GPTConfig) -> int:
     return config.d_model // config.num_heads
 
 
@@ -62,6 +62,8 @@ class AttentionRecord:
     """(config, block, tokens) -> numbers kept for one sequence after so many tokens."""
     materialises: Callable[[GPTConfig], bool] = never_materialises
     """Whether a (B, H, T, T) tensor is built, beyond what `keep_weights` asks for."""
+    score_width: Callable[[GPTConfig], int] = head_width
+    """Channels of a head that make a score: `keep_weights` multiplies them once more, T x T times."""
     rotary_width: Callable[[GPTConfig], int | None] = head_width
     """Width of what rotary positions turn; None: the mechanism takes no rotary positions."""
     latent_width: Callable[[GPTConfig], int | None] = no_latent

@@ -158,14 +158,14 @@ class Scores:
         mask = fused.visible(self.q.shape[2], S, context, self.q.device)[:, :, start:stop]
         return (self.scale * found).masked_fill(~mask, float("-inf"))
 
-    @torch.no_grad()
     def mean_weights(self, context: AttentionContext) -> Float[Tensor, "B T S"]:
         """Mean over the heads of the attention weights, without gradient, some rows at a time."""
         T = self.q.shape[2]
-        parts = [
-            self.rows(context, start, min(start + fused.ROWS, T)).softmax(dim=-1).mean(dim=1)
-            for start in range(0, T, fused.ROWS)
-        ]
+        with torch.no_grad():  # as a decorator it would stop torch.compile
+            parts = [
+                self.rows(context, start, min(start + fused.ROWS, T)).softmax(dim=-1).mean(dim=1)
+                for start in range(0, T, fused.ROWS)
+            ]
         return torch.cat(parts, dim=1)
 
     def _near(self, piece: Piece) -> Float[Tensor, "B H n X"]:

@@ -35,11 +35,11 @@ class DenseMLP(nn.Module):
         return Grown(self.residual_dropout(self.out(F.gelu(self.widen(x), approximate="tanh"))))
 
 
-def _parameters(config: GPTConfig, layer: int) -> int:
+def dense_parameters(config: GPTConfig, layer: int) -> int:
     return 2 * config.d_model * config.hidden_width + config.hidden_width + config.d_model
 
 
-def _flops(config: GPTConfig, layer: int, tokens: int) -> int:
+def dense_flops(config: GPTConfig, layer: int, tokens: int) -> int:
     return 4 * tokens * config.d_model * config.hidden_width
 
 
@@ -49,6 +49,6 @@ RECORD = MLPRecord(
     source="Radford et al. 2019; GELU: arXiv:1606.08415",
     make=lambda config, layer: DenseMLP(config.d_model, config.hidden_width, config.dropout),
     naive=naive_dense,
-    parameters=_parameters,
-    flops=_flops,
+    parameters=dense_parameters,
+    flops=dense_flops,
 )

@@ -31,8 +31,8 @@ class MLP(Protocol):
     `forward` leaves nothing on the module and looks at no later token. Of `attended` it may read
     - `out`, this block's attention output before it is added to the residual stream (B, T, C);
     - `latent` (B, T, L), where the attention's record tells a `latent_width`, else None;
-    - `weights` (B, T, S), the mean over heads without gradient, if the record says `reads_weights`; S counts
-      cached tokens too.
+    - `weights` (B, T, S), the mean over heads without gradient, if the record's `reads_weights` says so; S
+      counts cached tokens too.
     What it wants to tell the next block's attention it returns as `Grown.sent`. An MLP that needs earlier
     tokens keeps tensors (B, X, S, Y) in `Grown.cache` when `context.keep_cache` asks for it, gets them back
     as `past` (empty at first), and tells their number as `MLPRecord.cached_tensors`.
@@ -45,6 +45,14 @@ class MLP(Protocol):
 
 def _nothing(config: GPTConfig, layer: int, tokens: int) -> int:
     return 0
+
+
+def _no_tensors(config: GPTConfig, layer: int) -> int:
+    return 0
+
+
+def _never(config: GPTConfig) -> bool:
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +76,9 @@ class MLPRecord:
     """(config, block, tokens) -> FLOPs of one sequence."""
     cache: Callable[[GPTConfig, int, int], int] = _nothing
     """(config, block, tokens) -> numbers kept for one sequence after so many tokens."""
-    cached_tensors: int = 0
-    """How many tensors it keeps in a cache."""
-    reads_weights: bool = False
+    cached_tensors: Callable[[GPTConfig, int], int] = _no_tensors
+    """(config, block) -> how many tensors it keeps in a cache."""
+    reads_weights: Callable[[GPTConfig], bool] = _never
     """It reads the attention weights, which then are computed: a (B, T, S) tensor."""
-    needs_latent: bool = False
+    needs_latent: Callable[[GPTConfig], bool] = _never
     """It works only behind an attention with a latent."""

@@ -2,16 +2,17 @@
 
 A new one is one file beside this one with its module, its twin and its `RECORD` (see `mlp/record.py` for what
 it may read and what it returns); the record's name in the list below; its knobs in `nn/config.py`, where
-`model.mlp.name` names it too.
+`model.mlp.name` names it too. `tests/laws/test_mlp_mechanisms.py` then
+holds it to the laws, for each value of its knobs.
 """
 
 from __future__ import annotations
 
 from torchstone._registry import Registry
-from torchstone.nn.mlp import dense
+from torchstone.nn.mlp import dense, reciprocal
 from torchstone.nn.mlp.record import MLPRecord
 
 MLPS: Registry[MLPRecord] = Registry("MLP mechanism")
 
-for _record in (dense.RECORD,):
+for _record in (dense.RECORD, reciprocal.RECORD):
     MLPS.add(_record)

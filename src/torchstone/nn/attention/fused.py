@@ -47,7 +47,7 @@ def attend(
         is_causal=context.is_causal and context.mask is None,
         scale=scale,
     )
-    return mixed[..., :E]
+    return mixed if mixed.shape[3] == E else mixed[..., :E]
 
 
 def attend_with_log_sum(

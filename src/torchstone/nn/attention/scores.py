@@ -91,6 +91,8 @@ class Scores:
     ) -> Float[Tensor, "B H T E"]:
         """The values, weighted by the softmax of the scores."""
         assert v.shape[2] == self.k.shape[2], (v.shape, self.k.shape)
+        if self.q_extra is None:
+            return fused.attend(self.q, self.k, v, context, scale=self.scale, dropout=dropout)
         mixed = [
             fused.attend(q, k, values, part, scale=self.scale, dropout=dropout)
             for q, k, values, part in self.parts(context, v)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from torchstone._lazy import lazily
 
 _HOMES = {
+    "AttentionConfig": "torchstone.nn.config",
     "GPT": "torchstone.nn.gpt",
     "GPTConfig": "torchstone.nn.gpt",
     "LeNet5": "torchstone.nn.vision.lenet5",
+    "MLPConfig": "torchstone.nn.config",
     "ResNet18": "torchstone.nn.vision.resnet",
     "ViT": "torchstone.nn.vision.vit",
     "ViTConfig": "torchstone.nn.vision.vit",
@@ -20,9 +22,22 @@ _HOMES = {
     "ZooModel": "torchstone.nn.zoo",
 }
 
-__all__ = ["GPT", "ZOO", "GPTConfig", "LeNet5", "ResNet18", "ViT", "ViTConfig", "ZooModel"]
+__all__ = [
+    "GPT",
+    "ZOO",
+    "AttentionConfig",
+    "GPTConfig",
+    "LeNet5",
+    "MLPConfig",
+    "ResNet18",
+    "ViT",
+    "ViTConfig",
+    "ZooModel",
+]
 
 if TYPE_CHECKING:
+    from torchstone.nn.config import AttentionConfig as AttentionConfig
+    from torchstone.nn.config import MLPConfig as MLPConfig
     from torchstone.nn.gpt import GPT as GPT
     from torchstone.nn.gpt import GPTConfig as GPTConfig
     from torchstone.nn.vision.lenet5 import LeNet5 as LeNet5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -168,3 +169,22 @@ def test_no_verb_imports_torch() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_the_page_on_configuring_names_what_there_is() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = {each for line in re.findall(r"^([a-z% -]+):", makefile, re.MULTILINE) for each in line.split()}
+    for target in re.findall(r"^make ([a-z][a-z-]*)", page, re.MULTILINE):
+        assert target in targets or re.sub(r"-[a-z-]+$", "-%", target) in targets or "defconfig-" in target
+    verbs = set(re.findall(r"torchstone config ([a-z]+)", page))
+    assert verbs <= set(VERBS)
+    for knob in knobs_of(SECTIONS).values():
+        if knob.environment:
+            assert re.search(rf"^\| `{knob.environment}=[0-9]+` \| `{knob.key}`", page, re.MULTILINE), (
+                knob.key
+            )
+    for key in re.findall(
+        r"`((?:train|data|optim|model|check|tracking|prune)\.[a-z_.]+[a-z])(?:=[^`]*)?`", page
+    ):
+        assert key in knobs_of(SECTIONS), key

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torchstone.study.left_open import settled
 from torchstone.study.plan import Plan, base_of, plan_study, select
 from torchstone.study.records import Cell
 from torchstone.study.study_file import read_study
@@ -100,6 +101,7 @@ def run(
 
     how, plan = how or How(), planned(job)
     root = root_of(plan, how.root)
+    plan = settled(plan, root, where=how.where, device=how.device, trust=how.trust)
     with Store.open(store_of(root)) as store:
         cells = known(plan, store, root)
         new = {each.id for each in plan.cells} - {each.cell.id for each in cells.states()}

@@ -23,14 +23,14 @@ import torch
 from torchstone._errors import ConfigError, OutOfMemory
 from torchstone.config.resolve import Resolved, Value
 from torchstone.data.loader import Loader
+from torchstone.train.config import LEFT_OPEN
 from torchstone.train.footprint import Footprint, Memory, footprint_of
 from torchstone.train.space import readable
 from torchstone.train.subject import Subject
 
 BATCH, ACCUMULATION = "train.batch_size", "train.gradient_accumulation_steps"
 PRECISION, COMPILE = "train.precision", "train.compile"
-OPEN: dict[str, Any] = {BATCH: 0, ACCUMULATION: 0, PRECISION: "auto", COMPILE: "auto"}
-"""Key -> the value that leaves it open."""
+OPEN = LEFT_OPEN
 TARGETS = ("train.tokens_per_update", "train.examples_per_update")
 USED = 0.8
 """Share of the free memory that is planned with: allocators lose some, and other programs live here too."""
@@ -43,6 +43,15 @@ class Choice:
 
     values: Mapping[str, Any]
     why: Mapping[str, str]
+
+    @classmethod
+    def in_(cls, wish: Resolved, settled: Resolved) -> Choice:
+        """What was chosen on the way from one configuration to the other."""
+        keys = left_open(wish)
+        return cls(
+            {key: settled.plain[key] for key in keys},
+            {key: settled.sources[key].removeprefix(SOURCE) for key in keys},
+        )
 
     def of(self, config: Resolved) -> Resolved:
         """The configuration with the chosen values; each says why in its source."""

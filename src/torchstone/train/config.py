@@ -14,7 +14,7 @@ from torchstone.tracking.config import TrackingConfig
 if TYPE_CHECKING:
     from torchstone.train.training_config import TrainingConfig as TrainingConfig
 
-__all__ = ["SECTIONS", "LoopConfig", "TrainingConfig"]
+__all__ = ["LEFT_OPEN", "SECTIONS", "LoopConfig", "TrainingConfig"]
 
 
 class LoopConfig(Section):
@@ -198,6 +198,14 @@ SECTIONS: dict[str, type[Section]] = {
     "train": LoopConfig,
     "tracking": TrackingConfig,
 }
+
+LEFT_OPEN: dict[str, object] = {
+    "train.batch_size": 0,
+    "train.gradient_accumulation_steps": 0,
+    "train.precision": "auto",
+    "train.compile": "auto",
+}
+"""Key -> the value that leaves it to the machine (`auto.py`)."""
 
 # The flat face reads SECTIONS, so it is imported when asked for.
 __getattr__, __dir__ = lazily(__name__, {"TrainingConfig": "torchstone.train.training_config"})

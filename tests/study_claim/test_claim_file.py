@@ -41,6 +41,14 @@ def test_the_claim_of_the_contract(tmp_path: Path) -> None:
     assert (claim.budget, claim.at, claim.confidence) == ("tokens", "end", 0.95)
 
 
+def test_the_baseline_is_first_wherever_it_stands(bench: Bench) -> None:
+    pair(bench)
+    arms = 'candidate = "runs:tag=candidate"\nbaseline = "runs:tag=baseline"'
+    found = bench.judged(arms=arms)
+    assert [arm.name for arm in found.claim.arms] == ["baseline", "candidate"]
+    assert found.verdict == "SUPPORTED"
+
+
 @pytest.mark.parametrize(
     ("line", "where", "told"),
     [

@@ -214,6 +214,16 @@ def test_ignored_keys_are_given_a_reason_and_shown(bench: Bench) -> None:
     assert found.to_dict()["claim"]["ignores"] == {"data.bucket*": "all are of one length"}
 
 
+def test_a_perplexity_follows_from_the_loss_and_says_so(bench: Bench) -> None:
+    pair(bench, candidate=[2.7, 2.72, 2.71])
+    found = bench.judged(metric='"val/perplexity"')
+    run = found.arms[0].runs[0]
+    assert run.get("value") == pytest.approx(math.exp(3.0))
+    assert run.statements["value"][0].where == "exp of val/loss"
+    assert run.statements["steps"][0].where == "the store"
+    assert found.verdict == "SUPPORTED"
+
+
 def test_limits_are_told_and_do_not_refuse(bench: Bench) -> None:
     counted = fact("data.train", "examples/9")
     pair(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +22,22 @@ from torchstone.tracking.rows import MetricRow
 from torchstone.tracking.store import Store
 
 
-@pytest.fixture
-def page(bench: Bench) -> Path:
-    """Of a claim that is supported."""
+@pytest.fixture(scope="module")
+def published(with_commits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs, a claim that is supported, and its page."""
+    folder = tmp_path_factory.mktemp("published") / "bench"
+    shutil.copytree(with_commits, folder)
+    bench = Bench(folder, git(folder, "rev-parse", "HEAD"))
     pair(bench)
     assert publish(bench.claim(), store=bench.store).verdict == "SUPPORTED"
+    return folder
+
+
+@pytest.fixture
+def page(bench: Bench, published: Path) -> Path:
+    """A copy of it where `bench` is."""
+    shutil.rmtree(bench.folder / ".git")
+    shutil.copytree(published, bench.folder, dirs_exist_ok=True)
     return bench.folder / "claim-page"
 
 

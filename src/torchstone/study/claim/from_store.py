@@ -79,7 +79,6 @@ def read_run(store: Store, run: RunRow, reading: Reading) -> RecordedRun:
     sessions = [event.data for event in store.events(run.run_id) if event.kind == KIND]
     found: dict[str, list[Statement]] = {}
     whole = {
-        "value": row.value if row else None,
         "metric_step": row.step if row else None,
         "status": live_status(run),
         "seed": config.get(SEED),
@@ -89,7 +88,8 @@ def read_run(store: Store, run: RunRow, reading: Reading) -> RecordedRun:
         "stop_rule": _stop_rule(config, summary),
         "invalid": marks(store, [run.run_id])[run.run_id].invalid,
     }
-    for name, stated in states(whole, derived or "the store").items():
+    value = {"value": row.value if row else None}
+    for name, stated in (states(value, derived or "the store") | states(whole, "the store")).items():
         found[name] = list(stated)
     for number, session in enumerate(sessions, 1):
         where = f"session {number}" if len(sessions) > 1 else "the store"
@@ -129,7 +129,7 @@ def _session(facts: Mapping[str, Any]) -> dict[str, Any]:
     torch, data, batch = environment["torch"], facts["data"], facts["batch"]
     return {
         "commit": git["commit"] if git else None,
-        "clean": not (git["dirty"] or git["untracked_code"]) if git else None,
+        "clean": not (git["dirty"] or git["untracked_code"]) if git and "untracked_code" in git else None,
         "model": facts["model"]["fingerprint"],
         "data": data.get("train"),
         "evaluation": data.get("validation"),

@@ -83,7 +83,7 @@ def write_page(publication: Publication, folder: Path, store: str | Path | None)
         "files": {each.name: _files.sha256(each) for each in files},
     }
     _files.write_json(folder / FILE, {"schema": SCHEMA, "content": content, "signature": signature})
-    _tell_runs(publication, folder, sha256, store)
+    _tell_runs(publication, folder, sha256)
     return publication
 
 
@@ -97,7 +97,8 @@ def judge_again(store: Store, run_id: str) -> list[Standing]:
 
     A page that was tampered with, or whose runs are gone, is left as it is and told.
     """
-    pages = {Path(event.data["page"]) for event in store.events(run_id) if event.kind == PUBLISHED}
+    beside = store.path.absolute().parent
+    pages = {beside / event.data["page"] for event in store.events(run_id) if event.kind == PUBLISHED}
     found = []
     for folder in sorted(each for each in pages if (each / FILE).is_file()):
         standing, now = _examined(folder, store.path)
@@ -237,15 +238,19 @@ def _changes(content: Mapping[str, Any], now: Publication) -> Iterator[str]:
             yield f"what is known of {run_id} in {arm} has changed"
 
 
-def _tell_runs(publication: Publication, folder: Path, sha256: str, store: str | Path | None) -> None:
-    """Each run of a store learns which page rests on it, so that it can be judged again."""
-    data = {"page": str(folder.absolute()), "verdict": publication.verdict, "sha256": sha256}
+def _tell_runs(publication: Publication, folder: Path, sha256: str) -> None:
+    """Each run of a store learns which page rests on it, so that it can be judged again.
+
+    The page is named from the store, as the store is in the page, so that both can be moved together.
+    """
+    data = {"verdict": publication.verdict, "sha256": sha256}
     runs = [(run.where, run.run_id) for arm in publication.arms for run in arm.runs if run.origin == "store"]
     for where in dict.fromkeys(where for where, _ in runs):
+        page = os.path.relpath(folder.absolute(), Path(where).absolute().parent)
         try:
             with Store.open(where) as opened:
                 for run_id in dict.fromkeys(run_id for place, run_id in runs if place == where):
-                    opened.add_event(run_id, PUBLISHED, data)
+                    opened.add_event(run_id, PUBLISHED, {"page": page} | data)
         except (OSError, TorchstoneError) as error:  # the page is written, and can be verified all the same
             log.warning("the runs in %s do not know of this page: %s", where, str(error).partition("\n")[0])
 

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-LIMIT_S = 100.0
+LIMIT_S = 1800.0
 
 
 def main() -> None:

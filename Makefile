@@ -24,12 +24,25 @@ STUDY := $(or $(NAME),$(if $(CONFIGURED),--config .config))
 
 .DEFAULT_GOAL := run
 .PHONY: run help install install-dev menuconfig nconfig list-defconfigs savedefconfig oldconfig lintconfig check estimate \
-	test lint format types \
+	test lint format types continue status test-matrix-dry-run \
 	imports dependencies campaign bench constraints hooks wheel-test clean mrproper
 
-run: $(VENV)/.quickstart ## install if needed, prove the configured model, train it
+run: $(VENV)/.quickstart ## install if needed; run the configured study (or NAME=...), else check and train
+ifneq ($(STUDY),)
+	@$(BIN)/torchstone study run $(STUDY) $(if $(JOBS),--jobs $(JOBS)) $(VERBOSE)
+	@$(if $(DRY_RUN),true,$(BIN)/torchstone study report $(STUDY))
+else
 	@$(BIN)/torchstone check $(SETTINGS) $(VERBOSE)
 	@$(BIN)/torchstone train $(SETTINGS) --run-dir $(RUN_DIR) --resume auto $(VERBOSE)
+endif
+
+continue: run ## go on with the configured study, or run, where it was stopped
+
+status: $(VENV)/.quickstart ## how far the configured study (or NAME=...) is
+	@$(BIN)/torchstone study status $(STUDY)
+
+test-matrix-dry-run: $(VENV)/.quickstart ## list the cells of the configured study (or NAME=...)
+	@$(BIN)/torchstone study show $(STUDY) --cells
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z% -]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -10,7 +10,7 @@ import typer
 from torchstone._errors import UsageError
 from torchstone.cli import study
 from torchstone.cli.session import Device, Json, Quiet, Verbose, Yes, console, print_json, start_logging
-from torchstone.cli.study import File, Name, Only, Seeds, Set, Steps, study_job
+from torchstone.cli.study import File, NameOrConfigured, Only, Seeds, Set, Steps, study_job
 
 app = study.app
 Root = Annotated[
@@ -20,7 +20,7 @@ Root = Annotated[
 
 @app.command("run", epilog="Example:  torchstone study run widths --jobs 2 --max-time 2h")
 def run(
-    name: Name,
+    name: NameOrConfigured = None,
     only: Only = None,
     steps: Steps = None,
     seeds: Seeds = None,
@@ -73,11 +73,11 @@ def run(
     from torchstone.cli.train import seconds
     from torchstone.study.cells import Budget
     from torchstone.study.plan_info import cells_info
-    from torchstone.study.run import How
+    from torchstone.study.run import How, planned
     from torchstone.study.run import run as run_study
 
     job = study_job(name, only=only, steps=steps, seeds=seeds, config=config, assignments=set_)
-    if dry_run:
+    if dry_run or planned(job).base.train.dry_run:  # as make DRY_RUN=1 says it
         return _dry_run(job, as_json=as_json, quiet=quiet)
     budget = Budget(
         max_time_s=None if max_time is None else seconds(max_time),
@@ -98,19 +98,19 @@ def run(
     elif outcome.ending is None and outcome.proof is not None:
         from torchstone.cli.study_view import proof_table
 
-        console().print(proof_table(outcome.proof, name, quiet=quiet))
+        console().print(proof_table(outcome.proof, job.study, quiet=quiet))
         console().print("nothing was run: the proof does not hold")
     else:
         if not quiet:
             console().print(cells_table(outcome.states, outcome.plan.study.metric))
-        for line in ending_lines(outcome, name):
+        for line in ending_lines(outcome, job.study):
             console().print(line, markup=False)
     return 1 if outcome.ending is None else outcome.ending.exit_code
 
 
 @app.command("status", epilog="Example:  torchstone study status widths")
 def status(
-    name: Name,
+    name: NameOrConfigured = None,
     only: Only = None,
     steps: Steps = None,
     seeds: Seeds = None,
@@ -127,21 +127,20 @@ def status(
     from torchstone.study.plan_info import cells_info
     from torchstone.study.run import stand
 
-    outcome = stand(
-        study_job(name, only=only, steps=steps, seeds=seeds, config=config, assignments=set_), run_dir
-    )
+    job = study_job(name, only=only, steps=steps, seeds=seeds, config=config, assignments=set_)
+    outcome = stand(job, run_dir)
     if as_json:
         print_json(cells_info(outcome))
         return
     if not quiet:
         console().print(cells_table(outcome.states, outcome.plan.study.metric))
-    for line in ending_lines(outcome, name):
+    for line in ending_lines(outcome, job.study):
         console().print(line, markup=False)
 
 
 @app.command("report", epilog="Example:  torchstone study report widths")
 def report(
-    name: Name,
+    name: NameOrConfigured = None,
     only: Only = None,
     steps: Steps = None,
     seeds: Seeds = None,

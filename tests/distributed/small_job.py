@@ -63,6 +63,8 @@ SPIKY: dict[str, Any] = {
 MIXING: dict[str, Any] = {"optimizer": "muon", "prune_method": "magnitude", "prune_every": 2}
 PRUNED = {"spiky": SPIKY, "mixing": MIXING}
 """Optimizers with more to do than their kernel, and pruning on top."""
+SPLIT = ("sgd", "adam", "adamwadv")
+"""Optimizers beside AdamW whose state FSDP splits."""
 
 
 class Sequences:

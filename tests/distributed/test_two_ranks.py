@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from distributed.small_job import PRUNED, train, weights
+from distributed.small_job import PRUNED, SPLIT, train, weights
 
 from torchstone.tracking.checkpoint import CheckpointDamaged, open_checkpoint
 
@@ -115,6 +115,13 @@ def test_spikes_and_masks_are_those_of_one_process(name: str, home: Path) -> Non
     assert sum(int((each == 0).sum()) for each in mixed) == 49
     for key, each in expected.items():
         assert torch.equal(each == 0, together[key] == 0), key
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_optimizers_whose_state_is_split_give_the_same_weights(name: str, home: Path) -> None:
+    train(home / f"one-{name}", optimizer=name)
+    expected, together = weights(home / f"one-{name}", STEPS), weights(home / f"fsdp-{name}", STEPS)
+    torch.testing.assert_close(together, expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -10,7 +10,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from distributed.small_job import PRUNED, train
+from distributed.small_job import PRUNED, SPLIT, train
 
 home = Path(sys.argv[1])
 rank = int(os.environ["RANK"])
@@ -29,4 +29,6 @@ for strategy in ("ddp", "fsdp"):
     told[f"{strategy}-noisy-again"] = train(again, strategy, dropout=0.3, resume="auto")
 for name, changes in PRUNED.items():
     told[name] = train(home / name, "ddp", **changes)
+for name in SPLIT:
+    told[name] = train(home / f"fsdp-{name}", "fsdp", optimizer=name)
 (home / f"rank-{rank}.json").write_text(json.dumps(told))

@@ -12,10 +12,12 @@ from torchstone.optim.config import OptimConfig
 
 def sgd(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
     """`torch.optim.SGD`, fused where every parameter allows it; weight decay is an L2 term."""
+    # torch 2.13 has no rule for its fused kernel on tensors that FSDP split.
+    is_split = any(hasattr(each, "device_mesh") for group in groups for each in group["params"])
     return torch.optim.SGD(
         groups,
         lr=config.learning_rate,
         momentum=config.momentum,
         nesterov=config.nesterov,
-        fused=can_fuse(groups),
+        fused=can_fuse(groups) and not is_split,
     )

@@ -38,6 +38,7 @@ RISING = {"optim.learning_rate": 3.0, "optim.schedule": "constant"}
 """The validation loss rises, so that the best checkpoint is not the newest."""
 WORSE = {**RISING, "train.checkpoint_every": 1, "train.eval_every": 1}
 MIXED = {**UNSIZED, "model.target": "{place}/mixer.py"}
+LATENT = {"model.attention.name": "mla", "model.attention.latent": 6, "model.mlp.name": "reciprocal"}
 SICK = {**UNSIZED, "model.target": "{place}/sick.py", "train.batch_size": 2}
 LEFT_OPEN = {"train.batch_size": 0, "train.gradient_accumulation_steps": 0}
 TWO_RANKS = "tests/distributed/test_two_ranks.py::test_only_the_slices_are_written_while_a_split_model_trains"
@@ -76,6 +77,10 @@ SCENARIOS = {
     "model.attention.recent": Scenario(base={"model.attention.keep": 2}, values=[3]),
     "model.attention.swapped_layers": Scenario(values=[1]),
     "model.attention.value_rank": Scenario(base={"model.attention.value_rank": 4}, values=[5]),
+    "model.mlp.latent_context": Scenario(base=LATENT),
+    "model.mlp.latent_strength": Scenario(base=LATENT),
+    "model.mlp.rms_threshold": Scenario(values=[1.0]),
+    "model.mlp.tying": Scenario(base=LATENT),
     "model.num_heads": Scenario(values=[4]),
     "model.target": Scenario(base=UNSIZED | {"model.target": "{place}/sick.py"}, values=["{place}/mixer.py"]),
     "model.vocab_size": Scenario(values=[300]),

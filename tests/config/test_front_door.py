@@ -123,6 +123,8 @@ def test_the_real_menu_changes_a_switch(folder: Path) -> None:
 def test_check_is_about_the_study_that_is_named(folder: Path) -> None:
     make(folder, "defconfig-gpt-nano")
     assert "torchstone check --config .config" in make(folder, "-n", "check")
+    assert "torchstone train --config .config" in make(folder, "-n")
+    assert "torchstone study run widths" in make(folder, "-n", "NAME=widths")
     assert "torchstone study check widths" in make(folder, "-n", "check", "NAME=widths")
     make(folder, "defconfig-gpt-nano", CONFIG_STUDY_NAME="widths")
     assert "torchstone study check --config .config" in make(folder, "-n", "check")

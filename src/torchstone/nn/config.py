@@ -234,6 +234,18 @@ class MLPConfig(Section):
     name: str | None = knob(
         None, help="MLP of the blocks; None: as the model has it.", choices=("dense", "reciprocal")
     )
+    ratio: float | None = knob(
+        None,
+        help="Parameters of the MLPs in those of the attention: the hidden width follows; None: from d_ff.",
+        gt=0.0,
+    )
+    multiple_of: int = knob(
+        1,
+        help="What the width that follows from the ratio is a multiple of.",
+        unit="channels",
+        ge=1,
+        depends_on="model.mlp.ratio!=none",
+    )
     attention_gate: str = knob(
         "token",
         help="Whether a factor on each head of the next block comes from the token, from the mean over the "
@@ -309,7 +321,13 @@ class ModelConfig(Section):
     d_model: int | None = knob(None, help="Width of the residual stream.", unit="channels", ge=1)
     num_layers: int | None = knob(None, help="Number of blocks.", unit="blocks", ge=1)
     num_heads: int | None = knob(None, help="Attention heads per block.", unit="heads", ge=1)
-    d_ff: int | None = knob(None, help="Hidden width of the MLP.", unit="channels", ge=1)
+    d_ff: int | None = knob(
+        None,
+        help="Hidden width of the MLP.",
+        unit="channels",
+        ge=1,
+        depends_on="model.mlp.ratio=none",
+    )
     dropout: float | None = knob(None, help="Dropout probability.", unit="probability", ge=0.0, lt=1.0)
     attention: AttentionConfig = AttentionConfig()
     mlp: MLPConfig = MLPConfig()
@@ -317,12 +335,13 @@ class ModelConfig(Section):
     def overrides(self) -> dict[str, Any]:
         """What replaces the model's own choices: `load(..., overrides=config.overrides())`.
 
-        Sizes that were said, and for each mechanism that was chosen its name with the options that it reads.
+        Sizes that were said, and for each mechanism that was chosen or sized its name with the
+        options that it reads.
         """
         said = self.model_dump(exclude={"target", *NESTED})
         wishes = {name: value for name, value in said.items() if value is not None}
         for section in NESTED:
-            if getattr(self, section).name is not None:
+            if getattr(self, section).name is not None or (section == "mlp" and self.mlp.ratio is not None):
                 wishes[section] = self.options(section)
         return wishes
 

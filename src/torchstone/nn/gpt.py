@@ -14,6 +14,7 @@ business.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,6 +27,7 @@ from torchstone.nn.config import AttentionConfig, MLPConfig, require_effect
 from torchstone.nn.mlp.registry import MLPS
 from torchstone.nn.norms import make_norm
 from torchstone.nn.rotary import rotation
+from torchstone.nn.sizing import width_for_ratio
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -52,7 +54,7 @@ class GPTConfig:
     num_heads: int = 12
     """Attention heads per block; each is d_model / num_heads wide."""
     d_ff: int | None = None
-    """Hidden width of the MLP, channels; None: four times d_model."""
+    """Hidden width of the MLP, channels; None: what `mlp.ratio` asks for, or four times d_model."""
     dropout: float = 0.0
     """Probability, on embeddings, attention weights and residual branches."""
     norm: str = "layernorm"
@@ -67,6 +69,11 @@ class GPTConfig:
     """The blocks' MLP, likewise."""
 
     def __post_init__(self) -> None:
+        if self.d_ff is not None and self.mlp.ratio is not None:
+            raise ConfigError(
+                f"d_ff={self.d_ff} and mlp.ratio={self.mlp.ratio} both tell the width of the MLP",
+                next="leave one of them out",
+            )
         for name in ("vocab_size", "max_seq_len", "d_model", "num_layers", "num_heads", "hidden_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} is too small", why="a size is at least 1")
@@ -95,8 +102,10 @@ class GPTConfig:
                 next=f"choose model.attention.name among {', '.join(latent) or 'those with a latent'}",
             )
 
-    @property
+    @cached_property
     def hidden_width(self) -> int:
+        if self.mlp.ratio is not None:
+            return width_for_ratio(self)
         return 4 * self.d_model if self.d_ff is None else self.d_ff
 
     @property

@@ -18,6 +18,7 @@ from torchstone._errors import ConfigError
 from torchstone._registry import Registry, suggest
 from torchstone.nn.config import NESTED, ModelConfig, mechanisms_from
 from torchstone.nn.gpt import GPT, GPTConfig
+from torchstone.nn.sizing import without_ratio
 from torchstone.nn.vision.lenet5 import IMAGE_SIZE, LeNet5
 from torchstone.nn.vision.resnet import ResNet18
 from torchstone.nn.vision.vit import ViT, ViTConfig
@@ -61,7 +62,8 @@ ZOO: Registry[ZooModel] = Registry("zoo model")
 def _gpt(config: GPTConfig) -> Callable[[dict[str, Any]], Built]:
     def make(wishes: dict[str, Any]) -> Built:
         sizes = replace(config, **wishes | mechanisms_from(wishes))
-        chosen = ModelConfig(attention=sizes.attention, mlp=sizes.mlp)
+        # The width that was found is described, not how: both together would be two answers to one question.
+        chosen = ModelConfig(attention=sizes.attention, mlp=without_ratio(sizes.mlp))
         described = asdict(sizes) | {"d_ff": sizes.hidden_width}
         described |= {section: chosen.options(section) for section in NESTED}
         return GPT(sizes), {"model_type": "gpt", "task": "causal-lm", **described}

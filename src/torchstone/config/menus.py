@@ -1,4 +1,4 @@
-"""The knobs in the Kconfig language: one menu per section, with prompts, ranges, dependencies and help.
+"""The knobs in the Kconfig language: menus of sections, with prompts, ranges, dependencies and help.
 
 How a knob becomes a symbol: bool and int (with range) as such; a choice as a Kconfig `choice` with one switch
 per alternative and a hidden string that holds the result; everything that Kconfig cannot hold (real numbers,
@@ -18,16 +18,25 @@ from torchstone.config.values import LARGEST, legal, write
 
 
 def kconfig_text(knobs: Mapping[str, Knob], sections: Mapping[str, type[Section]]) -> str:
-    """The Kconfig language source of the tree: one menu per section."""
+    """The Kconfig language source of the tree: one menu per section, and one in it per section inside."""
     lines = ['mainmenu "torchstone"', ""]
     for name, section in sections.items():
-        about = (section.__doc__ or "").strip().split("\n")[0]
-        lines += [f"menu {_prompt(f'{name}: {_title(about, name)}')}", ""]
-        for knob in knobs.values():
-            if knob.key.partition(".")[0] == name:
-                lines += [*(_choice(knob, knobs) if knob.choices else _config(knob, knobs)), ""]
-        lines += ["endmenu", ""]
+        lines += [*_menu(name, section, knobs), ""]
     return "\n".join(lines)
+
+
+def _menu(path: str, section: type[Section], knobs: Mapping[str, Knob]) -> list[str]:
+    about = (section.__doc__ or "").strip().split("\n")[0]
+    lines = [f"menu {_prompt(f'{path}: {_title(about, path)}')}", ""]
+    for name, field in section.model_fields.items():
+        key, kind = f"{path}.{name}", field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            lines += _menu(key, kind, knobs)
+        else:
+            knob = knobs[key]
+            lines += _choice(knob, knobs) if knob.choices else _config(knob, knobs)
+        lines.append("")
+    return [*lines, "endmenu"]
 
 
 def _title(docstring: str, name: str) -> str:
@@ -90,7 +99,7 @@ def _expression(condition: Condition, knobs: Mapping[str, Knob]) -> str:
 
 
 def _short(knob: Knob) -> str:
-    return f"{knob.key.partition('.')[2]}: {knob.help.rstrip('.')}"
+    return f"{knob.key.rpartition('.')[2]}: {knob.help.rstrip('.')}"
 
 
 def _help(knob: Knob) -> list[str]:

@@ -24,7 +24,7 @@ _CROSS_TOKEN = "model.attention.name=ra-ct|mla-ct|mla-ra-ct"
 
 
 class AttentionConfig(Section):
-    """`model.attention.*`"""
+    """`model.attention.*`: the mechanism and what it reads."""
 
     name: str | None = knob(
         None,
@@ -229,7 +229,7 @@ class AttentionConfig(Section):
 
 
 class MLPConfig(Section):
-    """`model.mlp.*`"""
+    """`model.mlp.*`: the MLP of the blocks."""
 
     name: str | None = knob(
         None, help="MLP of the blocks; None: as the model has it.", choices=("dense", "reciprocal")

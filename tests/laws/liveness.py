@@ -24,13 +24,13 @@ import pytest
 import torch
 
 from torchstone._errors import TorchstoneError
-from torchstone.checks.config import SECTIONS
 from torchstone.checks.run import CheckJob
 from torchstone.checks.run import run as run_check
 from torchstone.config.knobs import Knob, knobs_of
 from torchstone.config.resolve import Resolved, resolve
 from torchstone.config.schema import Section
 from torchstone.config.values import BadValue, check, parse, unmet
+from torchstone.study.config import SECTIONS
 from torchstone.tracking.marks import marks
 from torchstone.tracking.store import Store
 from torchstone.train.devices import processes_to_launch
@@ -95,7 +95,7 @@ def outcome(
     settings = resolve(sections).with_values(wanted)
     if any(key.startswith("check.") for key in values):
         return _of_check(settings, place)
-    return _of_training(settings.select(name for name in sections if name != "check"), place)
+    return _of_training(settings.select(name for name in sections if name not in ("check", "study")), place)
 
 
 def _placed(value: Any, place: Path) -> Any:

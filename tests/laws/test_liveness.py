@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from laws.liveness import Scenario, outcome, verdict
 
-from torchstone.checks.config import SECTIONS
 from torchstone.config.knobs import knobs_of
 from torchstone.config.schema import Section, knob
 from torchstone.optim.config import OptimConfig
+from torchstone.study.config import SECTIONS
 
 ROOT = Path(__file__).parents[2]
 KNOBS = knobs_of(SECTIONS)
@@ -40,6 +40,8 @@ WORSE = {**RISING, "train.checkpoint_every": 1, "train.eval_every": 1}
 MIXED = {**UNSIZED, "model.target": "{place}/mixer.py"}
 LATENT = {"model.attention.name": "mla", "model.attention.latent": 6, "model.mlp.name": "reciprocal"}
 SICK = {**UNSIZED, "model.target": "{place}/sick.py", "train.batch_size": 2}
+SHALLOW = {"model.num_layers": 1, "train.epochs": 1}
+"""For what is slow to begin."""
 LEFT_OPEN = {"train.batch_size": 0, "train.gradient_accumulation_steps": 0}
 TWO_RANKS = "tests/distributed/test_two_ranks.py::test_only_the_slices_are_written_while_a_split_model_trains"
 
@@ -98,8 +100,14 @@ SCENARIOS = {
     "prune.start": Scenario(base={"prune.every": 1}),
     "train.examples_per_update": Scenario(base=LEFT_OPEN | {"train.examples_per_update": 4}, values=[6]),
     "train.tokens_per_update": Scenario(base=LEFT_OPEN | {"train.tokens_per_update": 64}, values=[96]),
+    "study.name": Scenario(
+        proved_by="tests/cli/test_study_command.py::test_a_configuration_can_name_the_study"
+    ),
     "train.async_save": Scenario(values=[True]),
     "train.checkpoint_every_epochs": Scenario(base={**RISING, "train.epochs": 4}, values=[2]),
+    "train.compile": Scenario(base=SHALLOW),
+    "train.compile_dynamic": Scenario(base=SHALLOW),
+    "train.compile_fullgraph": Scenario(base=SHALLOW),
     "train.devices": Scenario(values=[2]),
     "train.early_stopping_patience": Scenario(base=WORSE, values=[1]),
     "train.keep_best": Scenario(base=WORSE, values=[3]),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from study.mutants import MUTANTS, STEPS, bench, mutated, sound
+from study.study_texts import write
 
 from torchstone.study.plan import plan_study
 from torchstone.study.prove.proof import prove
@@ -40,3 +43,33 @@ def test_ratio_holds_in_every_step() -> None:
     wrong = {step.id: [claim.to_dict() for claim in step.broken] for step in proof.steps if step.broken}
     assert not wrong
     assert len({step.fingerprint for step in proof.steps}) == len(proof.steps)
+
+
+IMAGES = """\
+[study]
+name = "digits"
+kind = "matrix"
+[study.set]
+model.target = "zoo:lenet5"
+data.source = "builtin:digits"
+[[axis]]
+name = "decay"
+key = "optim.weight_decay"
+values = [0.0, 0.3]
+claims = { "0.3" = { parameters = "+0", output = "equal", update = "differs" } }
+"""
+
+
+def test_a_matrix_over_a_model_of_images(tmp_path: Path) -> None:
+    proof = prove(plan_study(read_study(write(tmp_path, IMAGES))))
+    assert {each.id: [claim.claim for claim in each.broken] for each in proof.steps} == {"0.0": [], "0.3": []}
+    assert proof["0.3"].parent == "0.0"
+
+
+def test_a_large_model_without_sizes_is_refused_before_it_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchstone.study.prove.proof.UNSCALED_AT_MOST", 1000)
+    proof = prove(plan_study(read_study(write(tmp_path, IMAGES))))
+    assert proof.verdict == "fail"
+    assert "no sizes that could be smaller" in str(proof["0.0"].broken[0].measured)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchstone.config.resolve import Resolved
 from torchstone.study.prove.bench import Bench
 from torchstone.study.prove.full_size import FullSize
-from torchstone.study.prove.trial import Trial, draw_alike, evaluated
+from torchstone.study.prove.trial import Trial, draw_alike, evaluated, sharpen
 from torchstone.study.prove.twin import Scale, tokens_per_update
 from torchstone.study.records import Arm
 
@@ -94,7 +94,7 @@ def output_with(own: Evidence, changes: dict[str, Any]) -> Tensor:
         for key, value in changes.items()
     }
     loaded = own.bench.load(own.arm.id, own.twin.with_values(small, "the claim"))
-    loaded.module.double()
+    sharpen(loaded)
     draw_alike(loaded.module)
     return evaluated(loaded)
 

@@ -25,7 +25,7 @@ from torchstone.study.prove.evidence import (
     update_difference,
 )
 from torchstone.study.prove.facets import facets_kept
-from torchstone.study.prove.trial import evaluated
+from torchstone.study.prove.trial import evaluated, sharpen
 from torchstone.study.prove.twin import MICRO_STEPS, UPDATES
 
 _SPARSITY_WITHIN = 0.02
@@ -97,7 +97,7 @@ def _start(expected: Any, own: Evidence, parent: Evidence | None) -> Iterator[Cl
     assert parent is not None
     shared = parent.trial.parameters
     loaded = own.bench.load(own.arm.id, own.twin)
-    loaded.module.double()
+    sharpen(loaded)
     with torch.no_grad():
         for name, each in loaded.module.named_parameters():
             if name in shared and shared[name].shape == each.shape:

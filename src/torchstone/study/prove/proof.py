@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from torchstone._errors import ModelError
 from torchstone.config.knobs import knobs_of
 from torchstone.study.plan import Plan
 from torchstone.study.prove.bench import Bench
@@ -25,8 +26,16 @@ from torchstone.study.prove.evidence import ClaimResult, Evidence
 from torchstone.study.prove.full_size import FullSize, measure_full_size
 from torchstone.study.prove.identity import alike
 from torchstone.study.prove.judge import judge
-from torchstone.study.prove.trial import try_out
-from torchstone.study.prove.twin import Scale, scale_of, sequence_length, sizes_of, steps_of, twin_settings
+from torchstone.study.prove.trial import Trial, try_out
+from torchstone.study.prove.twin import (
+    UNSCALED_AT_MOST,
+    Scale,
+    scale_of,
+    sequence_length,
+    sizes_of,
+    steps_of,
+    twin_settings,
+)
 from torchstone.study.records import Arm
 from torchstone.tracking.records import Status, verdict
 
@@ -171,13 +180,25 @@ def _evidence(arm: Arm, full: FullSize, scale: Scale, bench: Bench, tell: Progre
     tell(f"proving {arm.id} {arm.name}")
     sizes = sizes_of(arm.settings, full.config)
     twin = twin_settings(arm.settings, sizes, scale, steps_of(arm.settings))
+    if "model.d_model" not in sizes and full.parameters > UNSCALED_AT_MOST:
+        trial = Trial(broken={"build": _too_large(arm, full)})
+    else:
+        trial = try_out(arm.id, twin, bench)
     return Evidence(
         arm=arm,
         full=full,
         twin=twin,
-        trial=try_out(arm.id, twin, bench),
+        trial=trial,
         scale=scale,
         bench=bench,
+    )
+
+
+def _too_large(arm: Arm, full: FullSize) -> Exception:
+    return ModelError(
+        f"{arm.settings.model.target} has {full.parameters:,} parameters and no sizes that could be smaller",
+        why=f"its twin is trained on the CPU, which is for {UNSCALED_AT_MOST:,} parameters at most",
+        next="give a smaller model of the same kind as the base of the study",
     )
 
 

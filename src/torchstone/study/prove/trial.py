@@ -110,7 +110,7 @@ def try_out(arm: str, settings: Resolved, bench: Bench) -> Trial:
 
     def build() -> None:
         loaded = bench.load(arm, settings)
-        loaded.module.double()
+        sharpen(loaded)
         trial.parameters = _copied(loaded.module)
         life.append(_Life(arm, settings, bench, trial, loaded))
 
@@ -212,9 +212,15 @@ class _Spiked:
         return scores | {"loss": scores["loss"] * _SPIKE} if self.now() else scores
 
 
+def sharpen(loaded: LoadedModel) -> None:
+    """Double precision, for models of tokens; one that takes images or sound stays as its inputs are."""
+    if loaded.task.kind == "causal-lm":
+        loaded.module.double()
+
+
 def evaluated(loaded: LoadedModel) -> Tensor:
     """Main output for a fixed batch, in evaluation."""
-    batch = _as_double(loaded.adapter.examples.batch(ROWS, length=_length(loaded), seed=3))
+    batch = loaded.adapter.examples.batch(ROWS, length=_length(loaded), seed=3)
     module = loaded.module.eval()
     with torch.no_grad():
         output = loaded.adapter(**batch)
@@ -226,13 +232,6 @@ def evaluated(loaded: LoadedModel) -> Tensor:
 
 def _length(loaded: LoadedModel) -> int:
     return min(loaded.facts.max_seq_len or TOKENS, TOKENS)
-
-
-def _as_double(batch: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
-        for name, value in batch.items()
-    }
 
 
 # --- parameters that agree between arms ---------------------------------------------------------
@@ -268,16 +267,15 @@ def _examples(loaded: LoadedModel, length: int) -> Dataset:
         return TokenBlocks(tokens, length)
     batch = loaded.adapter.examples.batch(rows, length=length, seed=5)
     classes = loaded.task.num_classes or loaded.facts.num_classes
-    if loaded.task.kind != "classification" or classes is None:
+    if loaded.task.kind not in ("classification", "vision") or classes is None:
         raise TorchstoneError(
             f"the proof cannot train a model for {loaded.task.kind}",
-            why="it makes examples for causal-lm and classification",
+            why="it makes examples for causal-lm, classification and vision",
         )
     labels = torch.arange(rows) % classes
-    values = _as_double(batch)
     return as_dataset(
         [
-            {**{name: value[row] for name, value in values.items()}, "labels": labels[row]}
+            {**{name: value[row] for name, value in batch.items()}, "labels": labels[row]}
             for row in range(rows)
         ],
         task=loaded.task,

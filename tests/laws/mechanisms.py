@@ -43,6 +43,10 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "value_rank": (3,),
     "gate_width": (3,),
     "bottleneck": (5,),
+    "reciprocal_width": (20,),
+    "activation_steps": (5,),
+    "activation_window": (4,),
+    "ramp_steps": (3,),
 }
 # Settings that are worth trying together.
 TOGETHER: dict[str, tuple[dict[str, Any], ...]] = {

@@ -17,6 +17,8 @@ _MAPPED = "model.attention.name=mla|mla-ra|mla-ct|mla-ra-ct|ra_rank1_2025"
 _RECIPROCAL = "model.attention.name=ra|mla-ra|mla-ra-ct|ra_rank1_2025"
 _FOLDED = "model.attention.name=ra-folded|ra_folded_untied_2025"
 _RECIPROCAL_MLP = "model.mlp.name=reciprocal"
+_RMLP = "model.mlp.name=r-mlp"
+_GUIDED = _RMLP + " && model.mlp.activation=variance-guided"
 _GATE = _RECIPROCAL_MLP + " && model.mlp.attention_gate!=off"
 _CROSS_TOKEN_MLP = _RECIPROCAL_MLP + " && model.mlp.cross_token=y"
 _LATENT_MLP = _RECIPROCAL_MLP + " && model.mlp.latent_context=y"
@@ -232,7 +234,7 @@ class MLPConfig(Section):
     """`model.mlp.*`: the MLP of the blocks."""
 
     name: str | None = knob(
-        None, help="MLP of the blocks; None: as the model has it.", choices=("dense", "reciprocal")
+        None, help="MLP of the blocks; None: as the model has it.", choices=("dense", "reciprocal", "r-mlp")
     )
     ratio: float | None = knob(
         None,
@@ -308,6 +310,53 @@ class MLPConfig(Section):
         depends_on=_LATENT_MLP,
     )
     latent_strength: float = knob(0.2, help="Weight of the latent, each way.", depends_on=_LATENT_MLP)
+    reciprocal_width: int = knob(
+        64,
+        help="Channels of the MLP that read the token with what its attention adds.",
+        unit="channels",
+        ge=1,
+        depends_on=_RMLP,
+    )
+    skip: float = knob(-3.0, help="Initial logit of the gate on those channels.", depends_on=_RMLP)
+    activation: str = knob(
+        "at-once",
+        help="When those channels are switched on: at once, after some steps, or when the loss has calmed.",
+        choices=("at-once", "delayed", "variance-guided"),
+        depends_on=_RMLP,
+    )
+    activation_steps: int = knob(
+        75,
+        help="Steps before they are switched on.",
+        unit="optimizer steps",
+        ge=0,
+        depends_on=_RMLP + " && model.mlp.activation=delayed",
+    )
+    activation_window: int = knob(
+        500,
+        help="Steps over which the loss is looked at.",
+        unit="optimizer steps",
+        ge=2,
+        depends_on=_GUIDED,
+    )
+    max_variation: float = knob(
+        0.2,
+        help="Standard deviation of a calm loss in its window, in means.",
+        gt=0.0,
+        depends_on=_GUIDED,
+    )
+    max_slope: float = knob(
+        0.1,
+        help="Change of a calm loss from one end of its window to the other, per step.",
+        gt=0.0,
+        depends_on=_GUIDED,
+    )
+    ramp_steps: int = knob(
+        100,
+        help="Steps over which they grow from nothing to their weight.",
+        unit="optimizer steps",
+        ge=0,
+        depends_on=_GUIDED,
+    )
 
 
 class ModelConfig(Section):

@@ -147,9 +147,10 @@ class Engine:
         self._watch = watch or SignalWatch()
         self._began = time.monotonic() - progress.seconds
         self._taken: list[Taken] = []
-        self._paced: list[Any] = [
-            each.at_step for each in module.modules() if callable(getattr(each, "at_step", None))
-        ]
+        self._paced, self._told_losses = (
+            [getattr(each, name) for each in module.modules() if callable(getattr(each, name, None))]
+            for name in ("at_step", "at_loss")
+        )
         self._device = next((each.device for each in module.parameters()), torch.device("cpu"))
 
     def run(self) -> Ending:
@@ -234,6 +235,8 @@ class Engine:
         progress.advance(taken.step, taken.loader_state, outcome.targets)
         progress.last_learning_rate = taken.learning_rate
         progress.last_loss = outcome.total("loss") / outcome.targets
+        for tell in self._told_losses:  # what waits for the loss to calm, whatever it is
+            tell(taken.step, progress.last_loss)
         progress.last_grad_norm = outcome.update.norm.item()
         progress.epoch_loss_sum += progress.last_loss * outcome.targets
         progress.epoch_targets += outcome.targets

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torchstone.nn.config import MLPConfig
     from torchstone.nn.gpt import GPTConfig
     from torchstone.nn.mlp.reciprocal import LatentExchange, ReciprocalMLP
+    from torchstone.nn.mlp.rmlp import RMLP
 
 
 def naive_reciprocal(
@@ -52,6 +53,18 @@ def naive_reciprocal(
             judged.append((1 - options.gate_strength) + options.gate_strength * opening)
         gate = torch.stack(judged, dim=1)
     return Grown(h @ layer.out.weight.T + layer.out.bias, sent=Handoff(gate=gate, latent=latent))
+
+
+def naive_rmlp(layer: RMLP, x: Float[Tensor, "T C"], attended: Attended, config: GPTConfig) -> Grown:
+    rows = []
+    on = 1.0 if layer.switch is None else layer.switch.factor
+    for own, heard in zip(x, attended.out, strict=True):
+        standard = naive_gelu(layer.standard.weight @ own)
+        reciprocal = naive_gelu(layer.reciprocal.weight @ (own + layer.coupling * heard))
+        standard = layer.standard_weight / (1 + torch.exp(-layer.standard_skip)) * standard
+        reciprocal = on * layer.reciprocal_weight / (1 + torch.exp(-layer.reciprocal_skip)) * reciprocal
+        rows.append(layer.out.weight @ torch.cat([standard, reciprocal]))
+    return Grown(torch.stack(rows))
 
 
 def naive_shares(p: Float[Tensor, " t"], options: MLPConfig) -> Float[Tensor, " t"]:

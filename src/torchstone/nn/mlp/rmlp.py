@@ -1,0 +1,90 @@
+"""R-MLP: a part of the hidden channels reads the token together with what attention has just added to it.
+
+    h_1 = GELU(U_1 x)                     D_ff - R channels
+    h_2 = GELU(U_2 (x + a y))             R channels, y the output of this block's attention, a = 1 at first
+    out = W [w_1 sigmoid(s_1) h_1 | f w_2 sigmoid(s_2) h_2]
+
+without biases. w_1 and w_2 begin as the parts' shares of D_ff, s_1 at 2, s_2 at `skip`. f is 1, or 0 until
+the second part is switched on: after `activation_steps` (`delayed`), or when the loss has calmed
+(`variance-guided`); w_2 then begins at 0.1. No two tokens meet here.
+
+mcgrof/AdamWPrune at 0700927: gpt2/ra.py (2025-11), as its text defines it; steps are optimizer steps, and the
+warm-up of f, which that code set and did not read, is read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchstone._errors import ConfigError
+from torchstone.nn.activation import Delayed, VarianceGuided
+from torchstone.nn.attention.context import Attended, AttentionContext, Cache
+from torchstone.nn.mlp.naive import naive_rmlp
+from torchstone.nn.mlp.record import Grown, MLPRecord
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from torchstone.nn.config import MLPConfig
+    from torchstone.nn.gpt import GPTConfig
+
+SKIP_STANDARD = 2.0
+WEIGHT_AT_ACTIVATION = 0.1
+
+
+class RMLP(nn.Module):
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        options, C, width, R = config.mlp, config.d_model, config.hidden_width, config.mlp.reciprocal_width
+        if width <= R:
+            raise ConfigError(
+                f"model.mlp.reciprocal_width={R} leaves nothing of an MLP of {width} channels",
+                next=f"choose less than {width}, or a larger d_ff",
+            )
+        self.standard = nn.Linear(C, width - R, bias=False)
+        self.reciprocal = nn.Linear(C, R, bias=False)
+        self.out = nn.Linear(width, C, bias=False)
+        self.residual_dropout = nn.Dropout(config.dropout)
+        self.coupling = nn.Parameter(torch.tensor(1.0))
+        self.standard_weight = nn.Parameter(torch.tensor(1 - R / width))
+        at_once = options.activation == "at-once"
+        self.reciprocal_weight = nn.Parameter(torch.tensor(R / width if at_once else WEIGHT_AT_ACTIVATION))
+        self.standard_skip = nn.Parameter(torch.tensor(SKIP_STANDARD))
+        self.reciprocal_skip = nn.Parameter(torch.tensor(options.skip))
+        self.switch = _switch(options)
+
+    def forward(
+        self, x: Float[Tensor, "B T C"], attended: Attended, context: AttentionContext, past: Cache
+    ) -> Grown:
+        standard = self.standard_weight * torch.sigmoid(self.standard_skip)
+        reciprocal = self.reciprocal_weight * torch.sigmoid(self.reciprocal_skip)
+        if self.switch is not None:
+            reciprocal = self.switch() * reciprocal
+        h = F.gelu(self.standard(x), approximate="tanh")
+        heard = F.gelu(self.reciprocal(x + self.coupling * attended.out), approximate="tanh")
+        return Grown(self.residual_dropout(self.out(torch.cat([standard * h, reciprocal * heard], dim=-1))))
+
+
+def _switch(options: MLPConfig) -> Delayed | VarianceGuided | None:
+    if options.activation == "delayed":
+        return Delayed(options.activation_steps)
+    if options.activation == "variance-guided":
+        return VarianceGuided(
+            options.activation_window, options.max_variation, options.max_slope, options.ramp_steps
+        )
+    return None
+
+
+RECORD = MLPRecord(
+    name="r-mlp",
+    summary="a part of the channels reads the token with what attention adds to it",
+    source="mcgrof/AdamWPrune at 0700927: gpt2/ra.py (2025-11), as it was meant",
+    make=RMLP,
+    naive=naive_rmlp,
+    parameters=lambda config, layer: 2 * config.d_model * config.hidden_width + 5,
+    flops=lambda config, layer, tokens: 4 * tokens * config.d_model * config.hidden_width,
+)

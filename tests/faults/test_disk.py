@@ -70,7 +70,7 @@ def test_rows_that_the_store_refuses_survive_a_kill(
 ) -> None:
     """A checkpoint counts rows as done only when they outlive the process, be it beside the store."""
     rain = Rain(new_job, reference)
-    for count in (36, 48):  # somewhere among the rows of a new run
+    for count in (52, 64):  # somewhere among the rows of a new run
         sick = {"io": "pwrite64 store.db-wal", "count": count, "errno": errno.EIO, "from_then_on": True}
         told = rain.strike({**sick, "kill_at": "rename one/.best.N.partial"})
         assert told["code"] == -9

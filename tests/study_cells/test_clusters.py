@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from faults.job import HERE as FAULTS
 
@@ -59,6 +60,7 @@ def test_a_ray_cluster_of_two_nodes(tiny_study: Write, tmp_path: Path) -> None:
 
     study = tiny_study(rates=[0.01, 0.02, 0.03])
     here = run_on(LocalExecutor(1, "cpu"), study, tmp_path / "here")
+    before = {each.pid for each in psutil.Process().children(recursive=True)}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         cluster.add_node(num_cpus=1)
@@ -69,6 +71,10 @@ def test_a_ray_cluster_of_two_nodes(tiny_study: Write, tmp_path: Path) -> None:
     finally:
         ray.shutdown()
         cluster.shutdown()
+        left = [each for each in psutil.Process().children(recursive=True) if each.pid not in before]
+        for each in left:
+            each.kill()
+        psutil.wait_procs(left, timeout=20)
     assert there == here
 
 

@@ -113,7 +113,7 @@ def _passing_signals_on() -> Iterator[list[signal.Signals]]:
         for child in psutil.Process().children():
             with suppress(ProcessLookupError, psutil.NoSuchProcess):
                 # Ranks lead sessions of their own; torch's other children do not.
-                if os.getsid(child.pid) == child.pid:
+                if os.getsid(child.pid) == child.pid and child.status() != psutil.STATUS_ZOMBIE:
                     child.send_signal(number)
                     reached += 1
         if not reached:

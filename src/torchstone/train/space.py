@@ -44,7 +44,16 @@ def checkpoint_bytes(
     """Size of a checkpoint once the optimizer has its state. Also finds what cannot be stored at all."""
     snapshot = take_snapshot(module, optimizer, Progress(), extra, kept)
     size = num_bytes(untie(snapshot.tensors)[0]) + num_bytes(pack(dict(snapshot.state))[1])
-    return size + (0 if optimizer.state else state_after_a_step(optimizer)) + _SMALL_FILES
+    return size + _state_to_come(optimizer) + _SMALL_FILES
+
+
+def _state_to_come(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes that the first step adds; some optimizers begin with a state that is no parameter's."""
+    if any(each in optimizer.state for group in optimizer.param_groups for each in group["params"]):
+        return 0
+    values = [value for each in optimizer.state.values() for value in each.values()]
+    now = sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
+    return state_after_a_step(optimizer) - now
 
 
 def state_after_a_step(optimizer: torch.optim.Optimizer) -> int:

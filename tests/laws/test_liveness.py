@@ -39,6 +39,16 @@ RISING = {"optim.learning_rate": 3.0, "optim.schedule": "constant"}
 WORSE = {**RISING, "train.checkpoint_every": 1, "train.eval_every": 1}
 MIXED = {**UNSIZED, "model.target": "{place}/mixer.py"}
 LATENT = {"model.attention.name": "mla", "model.attention.latent": 6, "model.mlp.name": "reciprocal"}
+RMLP = {"model.mlp.name": "r-mlp", "model.mlp.reciprocal_width": 8}
+DELAYED = {**RMLP, "model.mlp.activation": "delayed", "model.mlp.activation_steps": 1}
+CALM = {
+    **RMLP,
+    "model.mlp.activation": "variance-guided",
+    "model.mlp.activation_window": 2,
+    "model.mlp.max_variation": 9.0,
+    "model.mlp.max_slope": 9.0,
+    "model.mlp.ramp_steps": 1,
+}
 SICK = {**UNSIZED, "model.target": "{place}/sick.py", "train.batch_size": 2}
 SHALLOW = {"model.num_layers": 1, "train.epochs": 1}
 """For what is slow to begin."""
@@ -79,9 +89,17 @@ SCENARIOS = {
     "model.attention.recent": Scenario(base={"model.attention.keep": 2}, values=[3]),
     "model.attention.swapped_layers": Scenario(values=[1]),
     "model.attention.value_rank": Scenario(base={"model.attention.value_rank": 4}, values=[5]),
+    "model.mlp.activation": Scenario(base=RMLP, values=["delayed"]),
+    "model.mlp.activation_steps": Scenario(base=DELAYED, values=[2]),
+    "model.mlp.activation_window": Scenario(base=CALM, values=[3]),
     "model.mlp.latent_context": Scenario(base=LATENT),
     "model.mlp.latent_strength": Scenario(base=LATENT),
+    "model.mlp.max_slope": Scenario(base=CALM, values=[1e-9]),
+    "model.mlp.max_variation": Scenario(base=CALM, values=[1e-9]),
+    "model.mlp.ramp_steps": Scenario(base=CALM, values=[3]),
+    "model.mlp.reciprocal_width": Scenario(base=RMLP, values=[12]),
     "model.mlp.rms_threshold": Scenario(values=[1.0]),
+    "model.mlp.skip": Scenario(base=RMLP, values=[0.0]),
     "model.mlp.tying": Scenario(base=LATENT),
     "model.num_heads": Scenario(values=[4]),
     "model.target": Scenario(base=UNSIZED | {"model.target": "{place}/sick.py"}, values=["{place}/mixer.py"]),

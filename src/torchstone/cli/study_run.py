@@ -1,9 +1,11 @@
-"""`torchstone study run` and `torchstone study status`."""
+"""`torchstone study run`, `status` and `report`."""
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +13,9 @@ from torchstone._errors import UsageError
 from torchstone.cli import study
 from torchstone.cli.session import Device, Json, Quiet, Verbose, Yes, console, print_json, start_logging
 from torchstone.cli.study import File, NameOrConfigured, Only, Seeds, Set, Steps, study_job
+
+if TYPE_CHECKING:
+    from torchstone.study.run import StudyJob
 
 app = study.app
 Root = Annotated[
@@ -89,7 +94,7 @@ def run(
         retry_failed=retry_failed, trust=trust,
     )  # fmt: skip
     out = console(stderr=True)
-    with CellsView(quiet=quiet) as view:
+    with CellsView(quiet=quiet) as view, redirect_stdout(sys.stderr):  # what a model prints is no result
         outcome = run_study(
             job, how, progress=None if quiet else lambda line: out.print(line, markup=False), hear=view.hear
         )
@@ -162,7 +167,8 @@ def report(
     from torchstone.study.summary_page import HEADER, report_info, rows, write_report
 
     job = study_job(name, only=only, steps=steps, seeds=seeds, config=config, assignments=set_)
-    found = found_by(job, run_dir)
+    with redirect_stdout(sys.stderr):
+        found = found_by(job, run_dir)
     files = write_report(found, out or root_of(planned(job), run_dir))
     if as_json:
         print_json(report_info(found) | {"files": [str(each) for each in files]})
@@ -181,18 +187,16 @@ def report(
         print(file)
 
 
-def _dry_run(job: object, *, as_json: bool, quiet: bool) -> int:
+def _dry_run(job: StudyJob, *, as_json: bool, quiet: bool) -> int:
     from torchstone.cli.study_view import proof_table
-    from torchstone.study.prove.proof import prove
-    from torchstone.study.run import StudyJob, planned
+    from torchstone.study.run import check, planned
 
-    assert isinstance(job, StudyJob)
-    plan = planned(job)
-    proof = prove(plan)
+    with redirect_stdout(sys.stderr):
+        proof = check(job)
     if as_json:
         print_json(proof.to_dict())
     else:
         console().print(proof_table(proof, job.study, quiet=quiet))
-        for each in plan.cells:
+        for each in planned(job).cells:
             print(f"{each.id}\t{each.name}")
     return 0 if proof.verdict in ("pass", "warn") else 1

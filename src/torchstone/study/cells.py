@@ -13,6 +13,7 @@ lease.
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -174,12 +175,10 @@ def run_cells(
 class _Why:
     reason: str
     exit_code: int
-    number: Any
+    number: signal.Signals
 
 
 def _stop(watch: SignalWatch, session: _Session) -> _Why | None:
-    import signal
-
     if watch.received is not None:
         return _Why(watch.received.name, exit_code_of(watch.received), watch.received)
     spent = session.over_budget()
@@ -269,7 +268,7 @@ class _Session:
             outcome = each.running.outcome()
             if outcome is None:
                 if each.lost and not each.stopped:
-                    self._stop(each, _terminate())
+                    self._stop(each, signal.SIGTERM)
                 continue
             with self._lock:
                 self.under_way.remove(each)
@@ -352,9 +351,3 @@ class _Session:
         finally:
             done.set()
             thread.join()
-
-
-def _terminate() -> Any:
-    import signal
-
-    return signal.SIGTERM

@@ -27,7 +27,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A study by name, or t
 NameOrConfigured = Annotated[
     str | None,
     typer.Argument(
-        metavar="[NAME]", help="A study by name or path; default: study.name of --config or .config."
+        metavar="NAME", help="A study by name or path; default: study.name of --config or .config."
     ),
 ]
 Only = Annotated[

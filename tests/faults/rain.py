@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from faults.laws import broken_promises, differences, facts, missing_rows
 PLACES = {"build": 1, "forward": 36, "backward": 36, "evaluate": 6, "snapshot": 6}
 """Places in the model and how often an uninterrupted run comes by, about."""
 KILL = ["SIGKILL"]
+REPORT = Path(os.environ.get("TORCHSTONE_CAMPAIGN_REPORT", "build/campaign")).absolute()
+"""Where campaigns write what they found."""
 
 
 @dataclass
@@ -71,6 +74,20 @@ class Tally:
             told = ", ".join(f"{outcome} {number}" for outcome, number in sorted(counts.items()))
             lines.append(f"| {kind} | {sum(counts.values())} | {told} |")
         return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_dict(cls, told: dict[str, Any]) -> Tally:
+        outcomes = {kind: Counter(counts) for kind, counts in told["outcomes"].items()}
+        return cls(outcomes, told["broken"], told["runs"], told["opened"], told["cpu_s"])
+
+    def keep_part(self, folder: Path, seed: int) -> None:
+        """Keep what one share of a campaign found, and the table of all shares so far."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"part-{seed}.json").write_text(json.dumps(self.to_dict()), encoding="utf-8")
+        whole = Tally()
+        for part in folder.glob("part-*.json"):
+            whole.merge(Tally.from_dict(json.loads(part.read_text(encoding="utf-8"))))
+        whole.write(folder / "campaign.json")
 
     def write(self, path: Path) -> None:
         """`path` as JSON, and the table beside it as Markdown."""

@@ -7,21 +7,18 @@ TORCHSTONE_CAMPAIGN_REPORT=DIR     campaign.json and campaign.md go here (defaul
 
 from __future__ import annotations
 
-import json
 import os
 import random
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from faults.job import Job, Server
-from faults.rain import Rain, Tally, draw_kill, draw_other
+from faults.rain import REPORT, Rain, draw_kill, draw_other
 
 KILLS = int(os.environ.get("TORCHSTONE_CAMPAIGN_KILLS", "2000"))
 SEED = int(os.environ.get("TORCHSTONE_CAMPAIGN_SEED", "0"))
-REPORT = Path(os.environ.get("TORCHSTONE_CAMPAIGN_REPORT", "build/campaign")).absolute()
 PER_SHARE = 50
 OTHERS = 0.2
 """Share of signals and failing calls among the faults."""
@@ -48,17 +45,5 @@ def test_campaign(
         rain.finish()
     rain.tally.broken += seen["broken"]
     rain.tally.opened = seen["opened"]
-    write_part(rain.tally, seed)
+    rain.tally.keep_part(REPORT, seed)
     assert rain.tally.broken == []
-
-
-def write_part(tally: Tally, seed: int) -> None:
-    """Keep this share's part, and the table of all parts so far."""
-    REPORT.mkdir(parents=True, exist_ok=True)
-    (REPORT / f"part-{seed}.json").write_text(json.dumps(tally.to_dict()), encoding="utf-8")
-    whole = Tally()
-    for part in REPORT.glob("part-*.json"):
-        told = json.loads(part.read_text(encoding="utf-8"))
-        outcomes = {kind: Counter(counts) for kind, counts in told["outcomes"].items()}
-        whole.merge(Tally(outcomes, told["broken"], told["runs"], told["opened"], told["cpu_s"]))
-    whole.write(REPORT / "campaign.json")

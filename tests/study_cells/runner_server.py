@@ -1,7 +1,8 @@
 """A process that has torch loaded and has trained once; it forks runners of a study, to be killed.
 
 Reads a JSON request per line, {"study", "base", "kill": null or {"after_s", "whom"}}, and answers how the
-runner ended. `whom`: the runner, one of its cells, or both at once.
+runner ended. `whom`: the runner, one of its cells, both at once, or two runners that share the work, one
+shortly after the other.
 """
 
 from __future__ import annotations
@@ -46,6 +47,26 @@ def main() -> None:
 def run_and_kill(request: dict[str, Any]) -> dict[str, Any]:
     import psutil
 
+    kill, spent = request.get("kill") or {}, os.times()
+    whom = kill.get("whom")
+    runners = [fork_runner(request) for _ in range(2 if whom == "two runners" else 1)]
+    cells: list[psutil.Process] = []
+    if kill:
+        ended_within(runners[0], kill["after_s"])
+        cells = [each for runner in runners for each in children(runner)]
+        strike(whom, runners, [each.pid for each in cells], random.Random(kill["after_s"]))
+    codes = [end_of(each) for each in runners]
+    _, alive = psutil.wait_procs(cells, timeout=20.0)
+    now = os.times()
+    return {
+        "code": 0 if 0 in codes else max(codes, key=lambda code: code != -signal.SIGKILL),
+        "orphans": len(alive),
+        "struck": bool(kill and (cells or whom != "cell")),
+        "cpu_s": sum(now[:4]) - sum(spent[:4]),
+    }
+
+
+def fork_runner(request: dict[str, Any]) -> int:
     runner = os.fork()
     if runner == 0:
         code = 70
@@ -53,29 +74,31 @@ def run_and_kill(request: dict[str, Any]) -> dict[str, Any]:
             code = run_study(request)
         finally:
             os._exit(code)
-    kill, cells = request.get("kill"), []
-    if kill:
-        ended_within(runner, kill["after_s"])
-        try:
-            cells = psutil.Process(runner).children(recursive=True)
-        except psutil.NoSuchProcess:
-            cells = []
-        rng = random.Random(kill["after_s"])
-        victims = [each.pid for each in cells]
-        if kill["whom"] == "cell":
-            victims = victims and [rng.choice(victims)]
-        elif kill["whom"] == "runner":
-            victims = [runner]
-        else:
-            victims = [runner, *victims]
-        for each in victims:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(each, signal.SIGKILL)
+    return runner
+
+
+def children(runner: int) -> list[Any]:
+    import psutil
+
+    try:
+        return psutil.Process(runner).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def strike(whom: str, runners: list[int], cells: list[int], rng: random.Random) -> None:
+    victims = {"runner": runners, "cell": cells and [rng.choice(cells)], "both": [*runners, *cells]}
+    for each in victims.get(whom, runners):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+        if whom == "two runners":
+            ended_within(runners[-1], rng.uniform(0.0, 0.3))
+
+
+def end_of(runner: int) -> int:
     if not ended_within(runner, LIMIT_S):
         os.kill(runner, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(runner, 0)[1])
-    _, alive = psutil.wait_procs(cells, timeout=20.0)
-    return {"code": code, "orphans": len(alive), "struck": bool(kill and (cells or kill["whom"] != "cell"))}
+    return os.waitstatus_to_exitcode(os.waitpid(runner, 0)[1])
 
 
 def run_study(request: dict[str, Any]) -> int:

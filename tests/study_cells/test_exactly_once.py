@@ -1,4 +1,11 @@
-"""Runners and cells are killed anywhere: each result comes exactly once, and no process is left behind."""
+"""Runners and cells are killed anywhere: each result comes exactly once, and no process is left behind.
+
+The campaign: `pytest -m campaign tests/study_cells`, or `make campaign` with everything else.
+
+TORCHSTONE_CAMPAIGN_KILLS=500      how many, at least
+TORCHSTONE_CAMPAIGN_SEED=0         of the draws; share n of 100 kills uses seed + n, so one can be run alone
+TORCHSTONE_CAMPAIGN_REPORT=DIR     DIR/cells/campaign.json and .md are written (default build/campaign)
+"""
 
 from __future__ import annotations
 
@@ -14,6 +21,7 @@ from typing import Any
 import pytest
 from faults.job import environment, write_text
 from faults.laws import is_clock
+from faults.rain import REPORT, Tally
 from study_cells.conftest import write_study
 
 from torchstone.study.cells import known
@@ -23,6 +31,12 @@ from torchstone.tracking.run_folder import holder
 from torchstone.tracking.store import Store
 
 HERE = Path(__file__).resolve().parent
+WHOM = {
+    "runner": "the runner",
+    "cell": "a cell",
+    "both": "the runner and its cells",
+    "two runners": "two runners of one study",
+}
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found and forked as on Linux")
 
 
@@ -90,44 +104,58 @@ def facts(study: str, base: Path) -> dict[str, Any]:
     return found
 
 
-def rain(server: Server, base: Path, *, rates: int, seeds: int, kills: int, seed: int) -> None:
+def rain(server: Server, base: Path, *, rates: int, seeds: int, kills: int, seed: int) -> Tally:
     """Kill until so many kills have struck, beginning anew whenever a study got through; then compare."""
     study = server.study(
         base / "tiny.toml", rates=[0.01 * (1 + n) for n in range(rates)], seeds=[*range(1, seeds + 1)]
     )
     quiet = base / "quiet"
     quiet.mkdir()
-    assert server.ask({"study": study, "base": str(quiet)}) == {"code": 0, "orphans": 0, "struck": False}
-    expected, struck, turn, rng = facts(study, quiet), 0, 0, random.Random(seed)
-    killed = base / "killed-0"
-    killed.mkdir()
-    while True:
-        over = struck >= kills
-        whom = rng.choice(["runner", "runner", "cell", "both"])
-        kill = None if over else {"after_s": rng.uniform(0.0, 1.2), "whom": whom}
-        told = server.ask({"study": study, "base": str(killed), "kill": kill})
-        assert told["orphans"] == 0, (kill, told)
-        struck += (told["struck"] and told["code"] != 0) or (whom == "cell" and told["struck"])
-        if told["code"] == 0:
+    told = server.ask({"study": study, "base": str(quiet)})
+    assert (told["code"], told["orphans"]) == (0, 0), (quiet / "runner.txt").read_text()[-2000:]
+    expected, tally, rng = facts(study, quiet), Tally(cpu_s=told["cpu_s"]), random.Random(seed)
+    while tally.kills < kills:
+        killed = base / f"killed-{tally.runs}"
+        killed.mkdir()
+        tally.runs += 1
+        try:
+            kill_until_through(server, study, killed, rng, tally, kills)
             assert facts(study, killed) == expected
-            if over:
-                return
-            turn += 1
-            killed = base / f"killed-{turn}"
-            killed.mkdir()
-        else:
-            assert told["code"] == -9, (killed / "runner.txt").read_text()[-2000:]
+        except AssertionError as broken:
+            tally.broken.append(f"{broken}; seed {seed}, in {killed}")
+    return tally
+
+
+def kill_until_through(
+    server: Server, study: str, base: Path, rng: random.Random, tally: Tally, kills: int
+) -> None:
+    """Run one study to its end, through all kills that strike on the way."""
+    while True:
+        whom = rng.choice([*WHOM])
+        kill = None if tally.kills >= kills else {"after_s": rng.uniform(0.0, 1.2), "whom": whom}
+        told = server.ask({"study": study, "base": str(base), "kill": kill})
+        tally.cpu_s += told["cpu_s"]
+        if kill is not None:
+            killed = told["struck"] and (told["code"] != 0 or whom == "cell")
+            tally.add(f"KILL of {WHOM[whom]}", "killed" if killed else "went on")
+        assert told["orphans"] == 0, f"{told} after {kill}"
+        if told["code"] == 0:
+            return
+        assert told["code"] == -9, f"{told} after {kill}: {(base / 'runner.txt').read_text()[-2000:]}"
 
 
 @pytest.mark.timeout(600)
 def test_forty_kills(server: Server, tmp_path: Path) -> None:
-    rain(server, tmp_path, rates=4, seeds=2, kills=40, seed=0)
+    assert rain(server, tmp_path, rates=4, seeds=2, kills=40, seed=0).broken == []
 
 
 KILLS = int(os.environ.get("TORCHSTONE_CAMPAIGN_KILLS", "500"))
+SEED = int(os.environ.get("TORCHSTONE_CAMPAIGN_SEED", "0"))
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("share", range(-(-KILLS // 100)))
-def test_a_hundred_cells(server: Server, tmp_path: Path, share: int) -> None:
-    rain(server, tmp_path, rates=20, seeds=5, kills=min(100, KILLS), seed=100 + share)
+@pytest.mark.parametrize("seed", range(SEED, SEED + -(-KILLS // 100)))
+def test_a_hundred_cells(server: Server, tmp_path: Path, seed: int) -> None:
+    tally = rain(server, tmp_path, rates=20, seeds=5, kills=min(100, KILLS), seed=seed)
+    tally.keep_part(REPORT / "cells", seed)
+    assert tally.broken == []

@@ -16,6 +16,7 @@ import torch
 from optim.reference import REFERENCES, Parameter
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchstone.optim.config import OptimConfig
@@ -255,6 +256,58 @@ def test_the_schedule_rules_the_size_of_a_step(record: OptimizerRecord) -> None:
     train(module, optimizer, 2)
     assert same(before, module.state_dict())
     assert [group["lr"] for group in optimizer.param_groups] == [0.0] * len(optimizer.param_groups)
+
+
+@each_optimizer
+def test_a_step_is_one_step_from_outside(record: OptimizerRecord) -> None:
+    """Hooks of the optimizer and of all optimizers see it once, and so does a scheduler of torch."""
+    module = Small()
+    optimizer = build_optimizer(module, config_for(record))
+    called: list[tuple[str, Any]] = []
+    handles = [
+        optimizer.register_step_pre_hook(lambda self, *_: called.append(("before", self))),
+        optimizer.register_step_post_hook(lambda self, *_: called.append(("after", self))),
+        register_optimizer_step_pre_hook(lambda self, *_: called.append(("before any", self))),
+        register_optimizer_step_post_hook(lambda self, *_: called.append(("after any", self))),
+    ]
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
+    try:
+        for step in range(4):
+            gradients_of(module, step)
+            optimizer.step()
+            schedule.step()
+            names = [name for name, owner in called if owner is optimizer]
+            assert names == ["before any", "before", "after", "after any"] and len(called) == 4
+            called.clear()
+    finally:
+        for each in handles:
+            each.remove()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.005] * len(optimizer.param_groups)
+
+
+@each_optimizer
+def test_goes_under_the_gradient_scaler_of_torch(record: OptimizerRecord) -> None:
+    """In a loop that is not ours: the same steps as without, and none where gradients overflow."""
+
+    def steps(scaler: torch.amp.GradScaler) -> tuple[Any, Any]:
+        torch.manual_seed(0)
+        module = Small()
+        optimizer = build_optimizer(module, config_for(record, **SHORT.get(record.name, {})))
+        for step in range(14):
+            before = copy.deepcopy((module.state_dict(), optimizer.state_dict()))
+            optimizer.zero_grad()
+            factor = math.inf if step == 12 else 1.0
+            scaler.scale(module(torch.arange(5)).square().mean() * factor).backward()
+            if math.isinf(factor) and not scaler.is_enabled():
+                continue
+            scaler.step(optimizer)
+            scaler.update()
+            assert same(before, (module.state_dict(), optimizer.state_dict())) is math.isinf(factor)
+        return module.state_dict(), optimizer.state_dict()
+
+    scaled = torch.amp.GradScaler("cpu", init_scale=2.0**4)
+    assert same(steps(scaled), steps(torch.amp.GradScaler("cpu", enabled=False)))
+    assert scaled.get_scale() == 2.0**3
 
 
 @each_optimizer

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from torchstone.optim.bare_step import bare_step
 from torchstone.optim.groups import MATRIX
 
 Groups = list[dict[str, Any]]
@@ -55,7 +56,7 @@ class MatrixSplit(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for half in self._halves:
-            half.step()
+            bare_step(half, type(half))
         return loss
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from torchstone._errors import ConfigError, UsageError
 from torchstone.optim.adamw import adam_arguments
+from torchstone.optim.bare_step import bare_step
 from torchstone.optim.config import OptimConfig
 
 HISTORY = 100
@@ -105,7 +106,7 @@ class ResettingAdamW(torch.optim.AdamW):
         rates = [group["lr"] for group in self.param_groups]
         for group, rate in zip(self.param_groups, rates, strict=True):
             group["lr"] = rate * self._warm()
-        super().step()
+        bare_step(self, torch.optim.AdamW)
         for group, rate in zip(self.param_groups, rates, strict=True):
             group["lr"] = rate
         self.state[ALL]["step"] += 1

@@ -9,7 +9,7 @@ from torch import nn
 
 from torchstone._errors import ConfigError, DataError
 from torchstone.nn.vision.lenet5 import LeNet5
-from torchstone.nn.vision.resnet import ResNet18
+from torchstone.nn.vision.resnet import ResNet18, ResNet50
 from torchstone.nn.vision.vit import ViT, ViTConfig
 
 
@@ -20,8 +20,11 @@ def count(module: nn.Module) -> int:
 def test_parameter_counts_are_the_published_ones() -> None:
     assert count(LeNet5(batch_norm=False)) == 61_706
     assert count(LeNet5()) == 61_706 + 2 * (6 + 16)
-    assert count(ResNet18()) == 11_173_962
     with torch.device("meta"):
+        assert count(ResNet18()) == 11_173_962
+        # torchvision's resnet50, with a 3x3 stem for the 7x7 one and 10 classes for 1,000.
+        stem, classes = (7 * 7 - 3 * 3) * 3 * 64, (1000 - 10) * (2048 + 1)
+        assert count(ResNet50()) == 25_557_032 - stem - classes == 23_520_842
         assert count(ViT(ViTConfig())) == 5_362_762
         # ViT-B/16 at 224 pixels, a figure every library agrees on.
         base = ViTConfig(
@@ -55,13 +58,32 @@ def test_every_parameter_learns(make: type[nn.Module], channels: int) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_resnet_gives_every_parameter_a_gradient() -> None:
-    model = ResNet18(num_classes=4)
-    logits = model(torch.randn(2, 3, 16, 16))
-    assert logits.shape == (2, 4)
-    assert model.blocks(model.stem(torch.randn(1, 3, 32, 32))).shape == (1, 512, 4, 4)
-    logits.pow(2).sum().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
+@pytest.mark.parametrize(("make", "maps"), [(ResNet18, 64), (ResNet50, 256)])
+def test_a_resnet_keeps_its_maps_and_learns(make: type[ResNet18 | ResNet50], maps: int) -> None:
+    torch.manual_seed(0)
+    model = make(num_classes=4, width=8)
+    assert model.blocks(model.stem(torch.randn(1, 3, 32, 32))).shape == (1, maps, 4, 4)
+    images, labels = torch.randn(8, 3, 16, 16), torch.arange(8) % 4
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(6):
+        loss = F.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(each.grad is not None and each.grad.any() for each in model.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@torch.no_grad()
+def test_a_bottleneck_is_narrow_inside_and_passes_its_input_on() -> None:
+    torch.manual_seed(0)
+    block = ResNet50(width=8).blocks[1].eval()
+    assert [block.first[0].out_channels, block.second[0].out_channels] == [8, 8]
+    nn.init.zeros_(block.third[1].weight)
+    x = torch.rand(2, 32, 6, 6)
+    assert torch.equal(block(x), x)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ _HOMES = {
     "LeNet5": "torchstone.nn.vision.lenet5",
     "MLPConfig": "torchstone.nn.config",
     "ResNet18": "torchstone.nn.vision.resnet",
+    "ResNet50": "torchstone.nn.vision.resnet",
     "ViT": "torchstone.nn.vision.vit",
     "ViTConfig": "torchstone.nn.vision.vit",
     "ZOO": "torchstone.nn.zoo",
@@ -30,6 +31,7 @@ __all__ = [
     "LeNet5",
     "MLPConfig",
     "ResNet18",
+    "ResNet50",
     "ViT",
     "ViTConfig",
     "ZooModel",
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from torchstone.nn.gpt import GPTConfig as GPTConfig
     from torchstone.nn.vision.lenet5 import LeNet5 as LeNet5
     from torchstone.nn.vision.resnet import ResNet18 as ResNet18
+    from torchstone.nn.vision.resnet import ResNet50 as ResNet50
     from torchstone.nn.vision.vit import ViT as ViT
     from torchstone.nn.vision.vit import ViTConfig as ViTConfig
     from torchstone.nn.zoo import ZOO as ZOO

@@ -20,7 +20,7 @@ from torchstone.nn.config import NESTED, ModelConfig, mechanisms_from
 from torchstone.nn.gpt import GPT, GPTConfig
 from torchstone.nn.sizing import without_ratio
 from torchstone.nn.vision.lenet5 import IMAGE_SIZE, LeNet5
-from torchstone.nn.vision.resnet import ResNet18
+from torchstone.nn.vision.resnet import ResNet18, ResNet50
 from torchstone.nn.vision.vit import ViT, ViTConfig
 
 Built = tuple[nn.Module, dict[str, Any]]
@@ -86,9 +86,12 @@ def _lenet5(wishes: dict[str, Any]) -> Built:
     return LeNet5(**sizes), described
 
 
-def _resnet18(wishes: dict[str, Any]) -> Built:
-    sizes = {"num_classes": 10, "num_channels": 3} | wishes
-    return ResNet18(**sizes), {"model_type": "resnet18", "task": "vision", "image_size": 32, **sizes}
+def _resnet(name: str, kind: type[ResNet18 | ResNet50]) -> Callable[[dict[str, Any]], Built]:
+    def make(wishes: dict[str, Any]) -> Built:
+        sizes = {"num_classes": 10, "num_channels": 3} | wishes
+        return kind(**sizes), {"model_type": name, "task": "vision", "image_size": 32, **sizes}
+
+    return make
 
 
 def _add_gpt(name: str, summary: str, config: GPTConfig) -> None:
@@ -107,6 +110,21 @@ _add_gpt(
     GPTConfig(vocab_size=8192, max_seq_len=512, d_model=320, num_layers=6, num_heads=5),
 )
 _add_gpt("gpt2", "GPT-2 small, 124,439,808 parameters, random weights", GPTConfig())
+_add_gpt(
+    "gpt2-medium",
+    "GPT-2 medium, 354,823,168 parameters, random weights",
+    GPTConfig(d_model=1024, num_layers=24, num_heads=16),
+)
+_add_gpt(
+    "gpt2-large",
+    "GPT-2 large, 774,030,080 parameters, random weights",
+    GPTConfig(d_model=1280, num_layers=36, num_heads=20),
+)
+_add_gpt(
+    "gpt2-xl",
+    "GPT-2 XL, 1,557,611,200 parameters, random weights",
+    GPTConfig(d_model=1600, num_layers=48, num_heads=25),
+)
 ZOO.add(
     ZooModel(
         "lenet5",
@@ -116,15 +134,16 @@ ZOO.add(
         _lenet5,
     )
 )
-ZOO.add(
-    ZooModel(
-        "resnet18",
-        "ResNet-18 with the stem for 32x32 images",
-        "He et al. 2015, arXiv:1512.03385",
-        IMAGE_KNOBS,
-        _resnet18,
+for _name, _kind in (("resnet18", ResNet18), ("resnet50", ResNet50)):
+    ZOO.add(
+        ZooModel(
+            _name,
+            f"ResNet-{_name[6:]} with the stem for 32x32 images",
+            "He et al. 2015, arXiv:1512.03385",
+            IMAGE_KNOBS,
+            _resnet(_name, _kind),
+        )
     )
-)
 ZOO.add(
     ZooModel(
         "vit-tiny",

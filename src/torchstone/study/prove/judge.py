@@ -253,8 +253,11 @@ def _reached(own: Evidence) -> Iterator[ClaimResult]:
     silent = [name for name in own.trial.silent if name not in spared]
     measured = f"none reaches {listed(silent)}" if silent else "reaches all"
     yield ClaimResult(claim="gradient", expected="every parameter", measured=measured, holds=not silent)
-    still = [name for name in own.trial.still if name not in spared and name not in silent]
-    measured = f"{listed(still)} stayed" if still else "all moved"
+    told_of = {*spared, *silent}
+    rounding = [name for name in own.trial.still if name in own.trial.faint and name not in told_of]
+    still = [name for name in own.trial.still if name not in told_of and name not in rounding]
+    but = f", but {listed(rounding)}, whose gradient is rounding" if rounding else ""
+    measured = f"{listed(still)} stayed" if still else f"all moved{but}"
     yield ClaimResult(claim="moves", expected="every parameter", measured=measured, holds=not still)
 
 

@@ -52,6 +52,8 @@ _AFFORDABLE_TOKENS = 100
 """Per probe of a check: whole blocks of 32 are crossed, and the plan is the same for every arm."""
 _SPIKE = 1000.0
 """What the loss of one step is multiplied with, so that clipping and what waits for spikes has work to do."""
+_ROUNDINGS = 64
+"""A gradient of so many rounding errors of the largest one is no gradient."""
 _SPREAD = 0.1
 """Of what is drawn for vectors and scalars, around what they begin with."""
 
@@ -68,6 +70,8 @@ class Trial:
     """The same with the parameters that it begins with."""
     silent: list[str] = field(default_factory=list)
     """Parameters without gradient."""
+    faint: list[str] = field(default_factory=list)
+    """Parameters with one that rounding makes, as of a bias before batch norm, which takes it out again."""
     drawn: dict[str, Tensor] = field(default_factory=dict)
     """The parameters that it was trained from."""
     trained: dict[str, Tensor] = field(default_factory=dict)
@@ -150,7 +154,7 @@ class _Life:
         trial.optimizer = type(engine.optimizer).__name__
         trial.options = _options(engine.optimizer, module)
         trial.data = _hashed(engine)
-        trial.silent = _without_gradient(engine, module)
+        trial.silent, trial.faint = _unreached(engine, module)
         spy = _Spy(engine, trial)
         engine.run()
         spy.close()
@@ -304,20 +308,26 @@ def _sparsity(module: nn.Module, settings: Resolved) -> float | None:
 # --- gradients and the optimizer ----------------------------------------------------------------
 
 
-def _without_gradient(engine: Engine, module: nn.Module) -> list[str]:
-    """Trainable parameters that the loss of two micro-batches does not reach."""
+def _unreached(engine: Engine, module: nn.Module) -> tuple[list[str], list[str]]:
+    """(without gradient, with nothing but rounding) after the loss of two micro-batches."""
     with preserved_rng(0):
         module.train()
         for batch, _ in list(engine.batches)[:MICRO_STEPS]:
             engine.objective.loss_sum(batch).backward()  # type: ignore[no-untyped-call]
-        silent = [
-            name
-            for name, each in module.named_parameters()
-            if each.requires_grad and (each.grad is None or not each.grad.any())
-        ]
+        learning = {name: each for name, each in module.named_parameters() if each.requires_grad}
+        sizes = {
+            name: 0.0 if each.grad is None else float(each.grad.abs().max())
+            for name, each in learning.items()
+        }
         for each in module.parameters():
             each.grad = None
-    return silent
+    largest = max(sizes.values(), default=0.0)
+    faint = [
+        name
+        for name, size in sizes.items()
+        if 0.0 < size <= _ROUNDINGS * torch.finfo(learning[name].dtype).eps * largest
+    ]
+    return [name for name, size in sizes.items() if size == 0.0], faint
 
 
 def _options(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, dict[str, Any]]:

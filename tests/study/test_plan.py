@@ -87,6 +87,57 @@ claims = { "0.3" = { update = "differs" } }
     assert plan.arm("wsd_0.1").parent == "constant"
 
 
+RATES = """\
+[study]
+name = "rates"
+kind = "matrix"
+[[axis]]
+name = "pruning"
+values.none = { prune.method = "none" }
+values.magnitude = { prune.method = "magnitude" }
+[[axis]]
+name = "sparsity"
+key = "prune.sparsity"
+values = [0.5, 0.95]
+claims = { "0.95" = { update = "differs" } }
+[[adjust]]
+arms = { sparsity = [0.5, 0.95] }
+set = { optim.learning_rate = 0.01 }
+reason = "the best of three for what is pruned"
+[[adjust]]
+arms = { pruning = "magnitude", sparsity = 0.95 }
+set = { optim.learning_rate = 0.03 }
+reason = "the best of three"
+"""
+
+
+def test_arms_are_adjusted_and_the_last_word_holds(tmp_path: Path) -> None:
+    plan = planned(tmp_path, RATES)
+    rates = {each.id: each.settings.optim.learning_rate for each in plan.arms}
+    assert rates == {"none": 5e-5, "magnitude_0.5": 0.01, "magnitude_0.95": 0.03}, "nothing is sparse in none"
+    assert plan.arm("magnitude_0.95").set == {"prune.sparsity": 0.95, "optim.learning_rate": 0.03}
+    with pytest.raises(ConfigError, match="varies"):
+        base_of(plan.study, overrides=[("optim.learning_rate", "0.1")])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            'pruning = "magnitude", s',
+            'pruning = "none", s',
+            r"no arm is left that this adjusts[\s\S]*toml:17",
+        ),
+        ('pruning = "magnitude", s', 'pruned = "none", s', "did you mean 'pruning'"),
+        ("set = { optim.learning_rate = 0.03 }", "", "sets something"),
+        ("optim.learning_rate = 0.03", "optim.learning_rat = 0.03", r"toml:19[\s\S]*'optim.learning_rate'"),
+    ],
+)
+def test_an_adjustment_that_does_nothing_is_an_error(tmp_path: Path, old: str, new: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        planned(tmp_path, RATES.replace(old, new))
+
+
 def test_a_rule_that_drops_all_is_an_error(tmp_path: Path) -> None:
     text = MATRIX.replace('drop = { width = "wide", drop = [0.1] }', 'drop = { width = ["wide", "narrow"] }')
     with pytest.raises(ConfigError, match="nothing is left"):

@@ -15,12 +15,11 @@ from pathlib import Path
 from torchstone._errors import ConfigError, UsageError
 from torchstone._registry import suggest
 from torchstone.config.knobs import knobs_of
-from torchstone.config.layers import BACK_TO_DEFAULT
 from torchstone.config.mistakes import Mistake, raise_all
 from torchstone.config.resolve import Resolved, resolve
-from torchstone.config.values import in_effect
 from torchstone.study.config import SECTIONS as EVERY_SECTION
-from torchstone.study.records import Arm, Axis, AxisValue, Cell, Dropped, Step, Study
+from torchstone.study.matrix import Draft, arms_of_matrix, layered
+from torchstone.study.records import Adjustment, Arm, AxisValue, Cell, Dropped, Step, Study
 from torchstone.train.config import SECTIONS
 
 SEED = "train.random_seed"
@@ -120,23 +119,14 @@ def _base_file(study: Study) -> tuple[str | None, Path | None]:
 def _keys_of(study: Study) -> dict[str, str]:
     """Every key that tells arms apart, with a place that sets it."""
     found: dict[str, str] = {}
-    parts: list[Step | AxisValue] = [*study.steps, *(value for axis in study.axes for value in axis.values)]
+    values = (value for axis in study.axes for value in axis.values)
+    parts: list[Step | AxisValue | Adjustment] = [*study.steps, *values, *study.adjustments]
     for each in parts:
         found |= {key: place for key, place in each.places.items() if key not in found}
     return found
 
 
 # --- expand ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Draft:
-    """An arm before its configuration is resolved: what it sets in turn, on top of the base."""
-
-    layers: tuple[AxisValue, ...]
-    """Of an ablation, the steps from the root to this one; of a matrix, one value per axis."""
-    step: int = 0
-    """Place in the file."""
 
 
 def expand(study: Study) -> list[Draft]:
@@ -164,7 +154,7 @@ def drop_impossible(drafts: Iterable[Draft], study: Study, base: Resolved) -> tu
         arms = list(_arms_of_steps(drafts, study, base, mistakes))
         dropped: list[Dropped] = []
     else:
-        arms, dropped = _arms_of_matrix(drafts, study, base, mistakes)
+        arms, dropped = arms_of_matrix(drafts, study, base, mistakes)
     raise_all(mistakes)
     if not arms:
         raise ConfigError(
@@ -181,7 +171,7 @@ def _arms_of_steps(
         step = study.steps[draft.step]
         if step.parent is not None and step.parent not in resolved:
             continue  # its parent is wrong, which is told
-        settings = _resolved(resolved.get(step.parent or "", base), draft.layers[-1], mistakes)
+        settings = layered(resolved.get(step.parent or "", base), draft.layers[-1], mistakes)
         if settings is None:
             continue
         resolved[step.id] = settings
@@ -195,100 +185,6 @@ def _arms_of_steps(
             settings=settings,
             where=step.where,
         )
-
-
-def _arms_of_matrix(
-    drafts: Iterable[Draft], study: Study, base: Resolved, mistakes: list[Mistake]
-) -> tuple[list[Arm], list[Dropped]]:
-    arms: dict[str, Arm] = {}
-    dropped: list[Dropped] = []
-    for draft in drafts:
-        values = {axis.name: value.name for axis, value in zip(study.axes, draft.layers, strict=True)}
-        rule = next((each for each in study.rules if each.matches(values)), None)
-        if rule is not None:
-            dropped.append(Dropped(id=_joined(values), values=values, reason=rule.reason))
-            continue
-        idle = _without_effect(draft, study, base)
-        active = {axis: name for axis, name in values.items() if axis not in idle}
-        id_ = _joined(active)
-        if id_ in arms:
-            reason = f"{' and '.join(idle)} has no effect here: the same as {id_}"
-            dropped.append(Dropped(id=_joined(values), values=values, reason=reason))
-            continue
-        settings: Resolved | None = base
-        layers = [each for axis, each in zip(study.axes, draft.layers, strict=True) if axis.name in active]
-        merged = _merged(layers)
-        settings = _resolved(base, merged, mistakes)
-        if settings is not None:
-            arms[id_] = Arm(
-                id=id_,
-                parent=None,
-                name=", ".join(f"{axis} {name}" for axis, name in active.items()) or "all of it",
-                describe="",
-                set=merged.set,
-                claims={},
-                settings=settings,
-                where=study.label,
-                values=active,
-            )
-    return [_with_parent(each, arms, study.axes) for each in arms.values()], dropped
-
-
-def _joined(values: Mapping[str, str]) -> str:
-    return "_".join(values.values()) or "all"
-
-
-def _merged(layers: Sequence[AxisValue]) -> AxisValue:
-    settings: dict[str, object] = {}
-    places: dict[str, str] = {}
-    for each in layers:
-        settings |= each.set
-        places |= each.places
-    return AxisValue(name="", set=settings, places=places)
-
-
-def _without_effect(draft: Draft, study: Study, base: Resolved) -> list[str]:
-    """Axes of which no knob can do anything in this combination, as a sparsity where nothing is pruned."""
-    knobs = knobs_of(base.sections)
-    merged = _merged(draft.layers).set
-    values = base.plain | {
-        key: knobs[key].default if value == BACK_TO_DEFAULT else value
-        for key, value in merged.items()
-        if key in knobs
-    }
-    idle = []
-    for axis, layer in zip(study.axes, draft.layers, strict=True):
-        known = [key for key in layer.set if key in knobs]
-        if known and not any(in_effect(key, knobs, values) for key in known):
-            idle.append(axis.name)
-    return idle
-
-
-def _with_parent(arm: Arm, arms: Mapping[str, Arm], axes: Sequence[Axis]) -> Arm:
-    """The arm that has the last possible axis at its first value, and is otherwise the same."""
-    by_values = {tuple(sorted(each.values.items())): each for each in arms.values()}
-    for axis in reversed(axes):
-        value = next((each for each in axis.values if each.name == arm.values.get(axis.name)), None)
-        if value is None or value is axis.values[0]:
-            continue
-        others = {**arm.values, axis.name: axis.values[0].name}
-        parent = by_values.get(tuple(sorted(others.items()))) or _without_axis(others, arms)
-        if parent is not None:
-            return replace(arm, parent=parent.id, set=value.set, claims=value.claims)
-    return arm
-
-
-def _without_axis(values: Mapping[str, str], arms: Mapping[str, Arm]) -> Arm | None:
-    """The arm that these values lead to where some of them have no effect."""
-    return next((each for each in arms.values() if each.values.items() <= values.items()), None)
-
-
-def _resolved(above: Resolved, layer: AxisValue, mistakes: list[Mistake]) -> Resolved | None:
-    try:
-        return above.with_values(layer.set, layer.places)
-    except ConfigError as error:
-        mistakes.append(Mistake(what=error.what, where=error.where, why=error.why, next=error.next))
-        return None
 
 
 # --- cells ----------------------------------------------------------------------------------------

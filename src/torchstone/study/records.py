@@ -60,7 +60,27 @@ class Rule:
 
     def matches(self, values: Mapping[str, str]) -> bool:
         """`values`: axis -> name of its value."""
-        return all(values.get(axis) in names for axis, names in self.drop.items())
+        return _fits(self.drop, values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adjustment:
+    """What is set for some combinations beside their axes, as the learning rate that suits them."""
+
+    arms: Mapping[str, tuple[str, ...]]
+    """Axis -> names of its values; an axis without effect in a combination has none there."""
+    set: Settings
+    reason: str
+    places: Mapping[str, str] = field(default_factory=dict)
+    where: str = ""
+
+    def matches(self, values: Mapping[str, str]) -> bool:
+        """`values`: axis -> name of its value, of the axes that have an effect."""
+        return _fits(self.arms, values)
+
+
+def _fits(wanted: Mapping[str, tuple[str, ...]], values: Mapping[str, str]) -> bool:
+    return all(values.get(axis) in names for axis, names in wanted.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +103,7 @@ class Study:
     steps: tuple[Step, ...] = ()
     axes: tuple[Axis, ...] = ()
     rules: tuple[Rule, ...] = ()
+    adjustments: tuple[Adjustment, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

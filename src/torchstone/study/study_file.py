@@ -19,7 +19,7 @@ from torchstone.config.defconfigs import folders
 from torchstone.config.mistakes import Mistake, raise_all
 from torchstone.config.toml_lines import Lines, TomlPath, read_toml
 from torchstone.study.prove.claims import mistaken_claims
-from torchstone.study.records import Axis, AxisValue, Rule, Settings, Step, Study
+from torchstone.study.records import Adjustment, Axis, AxisValue, Rule, Settings, Step, Study
 
 FOLDER = "studies"
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
@@ -29,7 +29,8 @@ _STUDY_KEYS = ("name", "kind", "base", "describe", "seeds", "metric", "set")
 _STEP_KEYS = ("id", "parent", "name", "describe", "set", "claims")
 _AXIS_KEYS = ("name", "key", "values", "claims")
 _RULE_KEYS = ("drop", "reason")
-_TABLES = {"ablation": ("study", "step"), "matrix": ("study", "axis", "rule")}
+_ADJUST_KEYS = ("arms", "set", "reason")
+_TABLES = {"ablation": ("study", "step"), "matrix": ("study", "axis", "rule", "adjust")}
 
 
 def find_study(name: str) -> tuple[Path, str]:
@@ -109,7 +110,8 @@ class _Reader:
             places=self._places(common, (*head, "set")),
             steps=self._steps() if kind == "ablation" else (),
             axes=self._axes() if kind == "matrix" else (),
-            rules=self._rules() if kind == "matrix" else (),
+            rules=tuple(self._rules()) if kind == "matrix" else (),
+            adjustments=tuple(self._adjustments()) if kind == "matrix" else (),
         )
 
     def _steps(self) -> tuple[Step, ...]:
@@ -199,28 +201,50 @@ class _Reader:
             own = self._claims(claims, (*place, "claims", name), has_parent=True) if name in claims else {}
             yield AxisValue(name=name, set=flat, places=self._places(flat, at_value), claims=own)
 
-    def _rules(self) -> tuple[Rule, ...]:
+    def _rules(self) -> Iterator[Rule]:
+        for place, table in self._tables("rule", _RULE_KEYS, needed=False):
+            drop = self._combinations(table, (*place, "drop"))
+            if not drop:
+                self._wrong(place, "a rule drops something", "", 'drop = { optimizer = ["adamw"] }')
+            reason = self._text(table, (*place, "reason"), required=True)
+            yield Rule(drop=drop, reason=reason, where=self._where(place))
+
+    def _adjustments(self) -> Iterator[Adjustment]:
+        for place, table in self._tables("adjust", _ADJUST_KEYS, needed=False):
+            arms = self._combinations(table, (*place, "arms"))
+            settings = self._settings(table, (*place, "set"))
+            if not arms:
+                self._wrong(place, "an adjustment is for some arms", "", 'arms = { optimizer = ["adamw"] }')
+            if not settings:
+                self._wrong(
+                    place, "an adjustment sets something", "", 'set = { "optim.learning_rate" = 0.01 }'
+                )
+            reason = self._text(table, (*place, "reason"), required=True)
+            yield Adjustment(
+                arms=arms,
+                set=settings,
+                reason=reason,
+                places=self._places(settings, (*place, "set")),
+                where=self._where(place),
+            )
+
+    def _combinations(self, table: Mapping[str, Any], place: TomlPath) -> dict[str, tuple[str, ...]]:
+        """Axis -> names of its values, as rules and adjustments name combinations."""
         axes: dict[str, list[str]] = {}
         for each in self.data.get("axis", ()):
             if isinstance(each, dict) and isinstance(each.get("values"), list | dict):
                 axes[str(each.get("name"))] = [_name_of(value) for value in each["values"]]
-        rules = []
-        for place, table in self._tables("rule", _RULE_KEYS, needed=False):
-            drop = {}
-            for axis, names in self._table(table, (*place, "drop")).items():
-                at: TomlPath = (*place, "drop", axis)
-                wanted = [_name_of(each) for each in (names if isinstance(names, list) else [names])]
-                if axis not in axes:
-                    self._wrong(at, f"there is no axis {axis!r}", suggest(axis, axes))
-                for each in wanted:
-                    if axis in axes and each not in axes[axis]:
-                        self._wrong(at, f"axis {axis!r} has no value {each!r}", suggest(each, axes[axis]))
-                drop[axis] = tuple(wanted)
-            if not drop:
-                self._wrong(place, "a rule drops something", "", 'drop = { optimizer = ["adamw"] }')
-            reason = self._text(table, (*place, "reason"), required=True)
-            rules.append(Rule(drop=drop, reason=reason, where=self._where(place)))
-        return tuple(rules)
+        found = {}
+        for axis, names in self._table(table, place).items():
+            at: TomlPath = (*place, axis)
+            wanted = [_name_of(each) for each in (names if isinstance(names, list) else [names])]
+            if axis not in axes:
+                self._wrong(at, f"there is no axis {axis!r}", suggest(axis, axes))
+            for each in wanted:
+                if axis in axes and each not in axes[axis]:
+                    self._wrong(at, f"axis {axis!r} has no value {each!r}", suggest(each, axes[axis]))
+            found[axis] = tuple(wanted)
+        return found
 
     # --- single values --------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from study.study_texts import ABLATION, MATRIX, write
 
 from torchstone._errors import ConfigError, UsageError
 from torchstone.config.toml_lines import read_toml
+from torchstone.study.prove.claims import at_another_size
 from torchstone.study.study_file import available, find_study, read_study
 
 
@@ -115,3 +116,67 @@ def test_an_unknown_name_suggests() -> None:
         find_study("width")
     with pytest.raises(UsageError, match="no study file"):
         find_study("nowhere/x.toml")
+
+
+EXTENDING = """\
+[study]
+name = "small"
+kind = "ablation"
+extends = "study.toml"
+base = "defconfigs/gpt-tiny"
+
+[[step]]
+id = "1"
+set = { "model.dropout" = 0.1 }
+claims = { output = "differs" }
+"""
+
+
+def extending(folder: Path, text: str = EXTENDING) -> Path:
+    write(folder, ABLATION.replace('"<0"', '"-5"'))
+    path = folder / "small.toml"
+    path.write_text(text)
+    return path
+
+
+def test_an_extending_study_has_the_steps_at_its_own_base(tmp_path: Path) -> None:
+    study = read_study(extending(tmp_path))
+    assert (study.name, study.base, study.seeds) == ("small", "defconfigs/gpt-tiny", (1,))
+    zero, one = study.steps
+    assert zero == read_study(tmp_path / "study.toml").steps[0]
+    assert (one.parent, one.set) == ("0", {"model.d_ff": 64, "model.dropout": 0.1})
+    assert one.claims == {"parameters": "<0", "output": "differs"}, "amounts hold at one size alone"
+    assert one.places["model.d_ff"].endswith("study.toml:13")
+    assert one.places["model.dropout"].endswith("small.toml:9")
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "line", "said"),
+    [
+        ('id = "1"', 'id = "2"', 8, "mine has no step '2'"),
+        ('id = "1"', 'id = "1"\nparent = "0"', 9, "there is no key 'parent' here"),
+        ('extends = "study.toml"', 'extends = "small.toml"', 4, "leads back to small.toml"),
+        ('extends = "study.toml"', 'extends = "gpt-pruning"', 4, "a matrix has no steps"),
+    ],
+)
+def test_each_mistake_of_an_extending_study_has_its_line(
+    tmp_path: Path, right: str, wrong: str, line: int, said: str
+) -> None:
+    assert right in EXTENDING
+    with pytest.raises(ConfigError) as caught:
+        read_study(extending(tmp_path, EXTENDING.replace(right, wrong, 1)))
+    assert said in str(caught.value)
+    assert f"small.toml:{line}" in str(caught.value)
+
+
+def test_amounts_become_directions_at_another_size() -> None:
+    claims = {
+        "parameters": "+3",
+        "flops": "=7",
+        "kv_bytes_per_token": "x0.5",
+        "updates": "+3",
+        "output": "equal",
+    }
+    left = {"parameters": ">0", "kv_bytes_per_token": "x0.5", "updates": "+3", "output": "equal"}
+    assert at_another_size(claims) == left
+    assert at_another_size({"parameters": "-3", "flops": "+0"}) == {"parameters": "<0", "flops": "+0"}

@@ -4,6 +4,7 @@
     study = read_study("mine/widths.toml")    # a path
 
 Only the form is judged here; whether the knobs exist and agree is found when arms are resolved (`plan.py`).
+A study that `extends` another has its steps, at another base, with sizes of its own (`extended.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torchstone._registry import suggest
 from torchstone.config.defconfigs import folders
 from torchstone.config.mistakes import Mistake, raise_all
 from torchstone.config.toml_lines import Lines, TomlPath, read_toml
+from torchstone.study.extended import extended
 from torchstone.study.prove.claims import mistaken_claims
 from torchstone.study.records import Adjustment, Axis, AxisValue, Rule, Settings, Step, Study
 
@@ -25,8 +27,10 @@ FOLDER = "studies"
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 """Ids become names of folders and parts of longer ids that are joined by `_`."""
 
-_STUDY_KEYS = ("name", "kind", "base", "describe", "seeds", "metric", "set")
+_STUDY_KEYS = ("name", "kind", "extends", "base", "describe", "seeds", "metric", "set")
 _STEP_KEYS = ("id", "parent", "name", "describe", "set", "claims")
+_CHANGE_KEYS = ("id", "set", "claims")
+"""What an extending study may say of a step."""
 _AXIS_KEYS = ("name", "key", "values", "claims")
 _RULE_KEYS = ("drop", "reason")
 _ADJUST_KEYS = ("arms", "set", "reason")
@@ -62,11 +66,11 @@ def available() -> Iterator[tuple[str, Path]]:
                 yield path.stem, path
 
 
-def read_study(name: str | Path) -> Study:
+def read_study(name: str | Path, *, _extenders: tuple[Path, ...] = ()) -> Study:
     """Read the study of that name or path, or raise one ConfigError with every mistake in it."""
     path, label = find_study(str(name))
     data, lines = read_toml(path, label)
-    reader = _Reader(path, label, data, lines)
+    reader = _Reader(path, label, data, lines, (*_extenders, path.resolve()))
     study = reader.study()
     raise_all(reader.mistakes)
     return study
@@ -75,8 +79,11 @@ def read_study(name: str | Path) -> Study:
 class _Reader:
     """Collects mistakes while it reads, so that a user sees all of them."""
 
-    def __init__(self, path: Path, label: str, data: dict[str, Any], lines: Lines) -> None:
+    def __init__(
+        self, path: Path, label: str, data: dict[str, Any], lines: Lines, extenders: tuple[Path, ...]
+    ) -> None:
         self.path, self.label, self.data, self.lines = path, label, data, lines
+        self.extenders = extenders
         self.mistakes: list[Mistake] = []
 
     # --- the parts of a file --------------------------------------------------------------------
@@ -97,6 +104,10 @@ class _Reader:
         self._known(self.data, (), _TABLES[kind], of_kind=kind)
         self._known(table, head, _STUDY_KEYS)
         common = self._settings(table, (*head, "set"))
+        other = self._extended(table, (*head, "extends"), kind)
+        places = self._places(common, (*head, "set"))
+        if other is not None:
+            common, places = {**other.set, **common}, {**other.places, **places}
         return Study(
             name=self._id(table, (*head, "name")),
             kind="matrix" if kind == "matrix" else "ablation",
@@ -107,42 +118,81 @@ class _Reader:
             seeds=self._seeds(table, (*head, "seeds")),
             metric=self._text(table, (*head, "metric")) or "val/loss",
             set=common,
-            places=self._places(common, (*head, "set")),
-            steps=self._steps() if kind == "ablation" else (),
+            places=places,
+            steps=self._steps(other) if kind == "ablation" else (),
             axes=self._axes() if kind == "matrix" else (),
             rules=tuple(self._rules()) if kind == "matrix" else (),
             adjustments=tuple(self._adjustments()) if kind == "matrix" else (),
         )
 
-    def _steps(self) -> tuple[Step, ...]:
+    def _extended(self, table: dict[str, Any], place: TomlPath, kind: str) -> Study | None:
+        """The study that this one extends; a path is looked for beside this file, too."""
+        name = self._text(table, place)
+        if not name:
+            return None
+        beside = self.path.parent / name
+        path = (beside if beside.is_file() else find_study(name)[0]).resolve()
+        if path in self.extenders:
+            raise ConfigError(
+                f"extends = {name!r} leads back to {path.name}",
+                where=self._where(place),
+                next="let one of them have steps of its own",
+            )
+        other = read_study(path, _extenders=self.extenders)
+        if kind != "ablation" or other.kind != "ablation":
+            self._wrong(
+                place, f"extends = {name!r}: a matrix has no steps", "an ablation extends an ablation"
+            )
+            return None
+        return other
+
+    def _steps(self, other: Study | None) -> tuple[Step, ...]:
+        """The steps of the file, or those of the study that it extends with what the file says of them."""
+        if other is None:
+            return tuple(self._own_steps())
+        changes: list[Step] = []
+        of = {each.id: each for each in other.steps}
+        for place, table in self._tables("step", _CHANGE_KEYS, needed=False):
+            id_ = self._id(table, (*place, "id"))
+            self._only_once(id_, changes, place)
+            if id_ not in of:
+                self._wrong((*place, "id"), f"{other.name} has no step {id_!r}", suggest(id_, of))
+            else:
+                changes.append(self._step(table, place, id_, of[id_].parent))
+        return extended(other.steps, changes)
+
+    def _own_steps(self) -> list[Step]:
         steps: list[Step] = []
         for place, table in self._tables("step", _STEP_KEYS):
             id_ = self._id(table, (*place, "id"))
             parent = self._text(table, (*place, "parent")) or None
             known = [each.id for each in steps]
-            if id_ in known:
-                self._wrong((*place, "id"), f"step {id_!r} is there twice")
+            self._only_once(id_, steps, place)
             if parent is not None and parent not in known:
                 later = any(isinstance(each, dict) and each.get("id") == parent for each in self.data["step"])
                 why = "a parent stands before its children" if later else suggest(parent, known)
                 self._wrong(
                     (*place, "parent"), f"step {id_!r} has the parent {parent!r}, which is not above", why
                 )
-            settings = self._settings(table, (*place, "set"))
-            claims = self._claims(table, (*place, "claims"), has_parent=parent is not None)
-            steps.append(
-                Step(
-                    id=id_,
-                    parent=parent,
-                    name=self._text(table, (*place, "name")),
-                    describe=self._text(table, (*place, "describe")),
-                    set=settings,
-                    places=self._places(settings, (*place, "set")),
-                    claims=claims,
-                    where=self._where(place),
-                )
-            )
-        return tuple(steps)
+            steps.append(self._step(table, place, id_, parent))
+        return steps
+
+    def _only_once(self, id_: str, steps: list[Step], place: TomlPath) -> None:
+        if id_ in [each.id for each in steps]:
+            self._wrong((*place, "id"), f"step {id_!r} is there twice")
+
+    def _step(self, table: dict[str, Any], place: TomlPath, id_: str, parent: str | None) -> Step:
+        settings = self._settings(table, (*place, "set"))
+        return Step(
+            id=id_,
+            parent=parent,
+            name=self._text(table, (*place, "name")),
+            describe=self._text(table, (*place, "describe")),
+            set=settings,
+            places=self._places(settings, (*place, "set")),
+            claims=self._claims(table, (*place, "claims"), has_parent=parent is not None),
+            where=self._where(place),
+        )
 
     def _axes(self) -> tuple[Axis, ...]:
         axes: list[Axis] = []

@@ -14,6 +14,8 @@ from typing import Any
 from torchstone._registry import Registry
 
 CHANGE = re.compile(r"([+-])([0-9][0-9_]*)|(>=|<=|>|<)\s*0|=\s*([0-9][0-9_]*)|x\s*([0-9]+(?:\.[0-9]+)?)")
+AMOUNTS = ("parameters", "flops", "kv_bytes_per_token")
+"""Claims about the full model's size."""
 FACETS = ("init", "optimizer", "schedule", "data")
 """What a step leaves alone unless its `set` says otherwise."""
 
@@ -76,6 +78,27 @@ def holds(expected: str, value: int | float, parent: int | float | None) -> bool
     if order is not None:
         return {">": change > 0, "<": change < 0, ">=": change >= 0, "<=": change <= 0}[order]
     return change == int(amount) * (1 if sign == "+" else -1)
+
+
+def at_another_size(claims: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left of claims about a model when its sizes are others: directions and ratios, no amounts.
+
+    >>> at_another_size({"parameters": "+288", "flops": "-5", "kv_bytes_per_token": "+0", "output": "equal"})
+    {'parameters': '>0', 'flops': '<0', 'kv_bytes_per_token': '+0', 'output': 'equal'}
+    """
+    left = {name: _direction(value) if name in AMOUNTS else value for name, value in claims.items()}
+    return {name: value for name, value in left.items() if value is not None}
+
+
+def _direction(expected: str) -> str | None:
+    found = CHANGE.fullmatch(expected.strip())
+    assert found is not None, expected
+    sign, amount, _, absolute, _ = found.groups()
+    if absolute is not None:
+        return None
+    if sign is None or int(amount) == 0:
+        return expected
+    return ">0" if sign == "+" else "<0"
 
 
 # --- how claims are written ---------------------------------------------------------------------

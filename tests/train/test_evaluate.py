@@ -17,17 +17,17 @@ from zoo.spm import metaspace_tokenizer
 
 from torchstone._errors import DataError, UsageError
 from torchstone.adapt.load import load
+from torchstone.adapt.saved import checkpoint_of
+from torchstone.adapt.target import parse_target
 from torchstone.config.resolve import resolve
-from torchstone.data.bpe import train_bpe
 from torchstone.data.byte_tokenizer import ByteTokenizer
 from torchstone.data.task import TaskSpec
-from torchstone.data.tokenizer_file import FileTokenizer
 from torchstone.train.config import SECTIONS
 from torchstone.train.evaluate import EvalJob, EvalResult, evaluate, run
 from torchstone.train.interval import Units, ratio_interval, student_quantile
 from torchstone.train.run import TrainJob
 from torchstone.train.run import run as train
-from torchstone.train.scoring import ClassCounts, byte_counter
+from torchstone.train.scoring import ClassCounts
 
 TEXT = "".join(f"Zeile {n}: über den Zaun, {n * n % 97} Mal.\n" for n in range(300))
 SIZES = {"d_model": 16, "num_layers": 1, "num_heads": 2, "max_seq_len": 32}
@@ -144,23 +144,24 @@ def test_loss_perplexity_and_bits_per_byte_are_those_of_a_plain_loop() -> None:
     assert found.metrics["accuracy"] == right / num_bytes
 
 
-@pytest.mark.parametrize("kind", ["bytes", "bpe", "gpt2 file", "metaspace"])
-def test_bytes_of_targets_are_the_bytes_of_their_text(kind: str, tmp_path: Path) -> None:
-    bpe = train_bpe([TEXT], 320)
-    bpe.save(tmp_path)
-    tokenizer = {
-        "bytes": ByteTokenizer(),
-        "bpe": bpe,
-        "gpt2 file": FileTokenizer.load(tmp_path / "tokenizer.json"),
-        "metaspace": metaspace_tokenizer([TEXT]),
-    }[kind]
-    count, how = byte_counter(tokenizer)
-    ids = tokenizer.encode("Zeile 7 über den Zaun")
-    first = len(tokenizer.decode(ids[:1]).encode())
-    assert count(ids[:1], ids[1:]) == len("Zeile 7 über den Zaun".encode()) - first
-    if tokenizer.eos_token_id is not None and kind != "metaspace":
-        assert count([], [tokenizer.eos_token_id]) == 0
-    assert ("decoded" in how) == (kind == "metaspace")
+def test_a_tokenizer_that_cannot_tell_its_bytes_is_told_of() -> None:
+    tokenizer = metaspace_tokenizer([TEXT])
+    rows = [torch.tensor(tokenizer.encode(TEXT[:40]))]
+    found = evaluate(Bigram(), rows, task=TaskSpec.language_modeling(), tokenizer=tokenizer)
+    assert found.counts["bytes"] is None and found.counts["bytes_are"].startswith("unknown: ")
+    assert "bits_per_byte" not in found.metrics
+
+
+def test_training_and_evaluation_tell_the_same_bits_per_byte(a_run: Path) -> None:
+    best = score(a_run)
+    recorded = checkpoint_of(parse_target(str(a_run))).metrics["val/bits_per_byte"]
+    assert best.metrics["bits_per_byte"] == recorded
+    # With one byte per token and a mark after each file, only the marks stand between the two.
+    marks = best.counts["targets"] - best.counts["bytes"]
+    per_target = best.metrics["loss"] / math.log(2)
+    assert marks > 0
+    assert recorded == pytest.approx(per_target * best.counts["targets"] / best.counts["bytes"], rel=1e-9)
+    assert score(a_run, batch_size=3).metrics["bits_per_byte"] == pytest.approx(recorded, rel=1e-6)
 
 
 # --- classes ----------------------------------------------------------------------------------------------

@@ -148,13 +148,15 @@ def _show(result: EvalResult, quiet: bool) -> None:
     out = console()
     counts = result.counts
     size = f"{counts['examples']:,} examples, {counts['targets']:,} targets"
-    if "bytes" in counts:
+    if counts.get("bytes") is not None:
         size += f", {counts['bytes']:,} bytes"
     out.print(f"{result.target} on {result.data} ({result.split}): {size}, {result.seconds:.1f} s")
     for name, value in result.metrics.items():
         around = result.intervals.get(name)
         shown = f"   [{_number(around[0])}, {_number(around[1])}]" if around else ""
         out.print(f"  {name:14} {_number(value):>10}{shown}", markup=False)
+    if "bytes" in counts and "bits_per_byte" not in result.metrics:
+        out.print(f"  {'bits_per_byte':14} {counts['bytes_are']}", markup=False)
     for row in result.per_class[:20]:
         out.print(
             f"  class {row.get('name') or row['class']:<4} precision {row['precision']:.3f}  "

@@ -106,10 +106,11 @@ class CharTokenizer(TokenizerCalls):
         return [self.encode(text) for text in texts]
 
     def byte_lengths(self) -> list[int] | None:
-        """None where half-bytes are in use: they stand for a byte only together."""
+        """Where half-bytes are in use, a byte is counted at its second half."""
+        lengths = [len(self._bytes_of_id.get(token_id, b"")) for token_id in range(self.vocab_size)]
         if self._direct_bytes is not None:
-            return None
-        return [len(self._bytes_of_id.get(token_id, b"")) for token_id in range(self.vocab_size)]
+            lengths[2 + 16 : 2 + 32] = [1] * 16
+        return lengths
 
     def special_tokens(self) -> dict[str, int]:
         return {PAD: 0, EOS: 1}

@@ -15,7 +15,7 @@ from torchstone._errors import DataError
 from torchstone._optional import require
 from torchstone.data.saved_tokenizer import describe
 from torchstone.data.tokenizer_calls import TokenizerCalls
-from torchstone.data.tokenizer_file import unicode_of
+from torchstone.data.tokenizer_file import LOST, SPACE, unicode_of
 
 FILE = "tokenizer.model"
 
@@ -49,6 +49,21 @@ class SentencePieceTokenizer(TokenizerCalls):
 
     def byte_lengths(self) -> list[int] | None:
         return None
+
+    def spelled_lengths(self) -> list[int]:
+        """Bytes that each piece spells, if the text was not changed before."""
+        library = self._library
+
+        def length(place: int) -> int:
+            if library.is_unknown(place):
+                return LOST
+            if library.is_control(place) or library.is_unused(place):
+                return 0
+            return (
+                1 if library.is_byte(place) else len(library.id_to_piece(place).replace(SPACE, " ").encode())
+            )
+
+        return [length(place) for place in range(self.vocab_size)]
 
     def special_tokens(self) -> dict[str, int]:
         return dict(self._specials)

@@ -52,8 +52,8 @@ class Tokenizer(Protocol):
         """The text of `ids`, without special tokens; bytes that are no text become U+FFFD."""
 
     def byte_lengths(self) -> list[int] | None:
-        """Bytes of UTF-8 that each token stands for (marks stand for none); None where that depends on
-        the tokens around it."""
+        """Bytes of UTF-8 that each token stands for (marks stand for none), in every text; None where a
+        text may be changed before it is cut."""
 
     def save(self, folder: Path) -> None: ...
 

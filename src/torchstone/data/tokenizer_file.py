@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>", "<|padding|>")
 EOS_NAMES = ("<eos>", "</s>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|im_end|>", "[SEP]")
 HUB_CONFIG = "tokenizer_config.json"
+SPACE = "\u2581"
+"""SentencePiece's letter for a space."""
+LOST = -1
+"""Length of a token whose text nobody can tell: an unknown word."""
+ONE_BYTE = re.compile("<0x[0-9A-F]{2}>")
+"""Name of a byte-fallback token."""
 
 
 class FileTokenizer(TokenizerCalls):
@@ -100,6 +107,26 @@ class FileTokenizer(TokenizerCalls):
                 spelled[token_id] = token.encode()
         return spelled
 
+    def spelled_lengths(self) -> list[int] | None:
+        """Bytes that each token spells, if the text was not changed before: spaces may be letters, and a
+        byte that no token has may have a token of its own."""
+        if self._bytes_of_id is not None:
+            return self.byte_lengths()
+        parts = json.loads(self._library.to_str())
+        model, added = parts["model"], self._library.get_added_tokens_decoder()
+        space = SPACE if SPACE in json.dumps(parts["decoder"], ensure_ascii=False) else " "
+        lengths = [0] * self.vocab_size
+        for token, token_id in self._library.get_vocab(with_added_tokens=True).items():
+            if token == unknown_token(model):
+                lengths[token_id] = LOST
+            elif token_id in added:
+                lengths[token_id] = 0 if added[token_id].special else len(token.encode())
+            elif model.get("byte_fallback") and ONE_BYTE.fullmatch(token):
+                lengths[token_id] = 1
+            else:
+                lengths[token_id] = len(token.replace(space, " ").encode())
+        return lengths
+
     @property
     def unicode_only(self) -> bool:
         """Whether a lone surrogate becomes U+FFFD: there are no bytes to spell it with."""
@@ -155,6 +182,12 @@ def token_name(told: Any) -> str | None:
     """A token is told by its name, or by a record that holds it as `content`."""
     name = told.get("content") if isinstance(told, dict) else told
     return name if isinstance(name, str) else None
+
+
+def unknown_token(model: dict[str, Any]) -> str | None:
+    """The token for words outside the vocabulary, told by name or, in a unigram model, by place."""
+    place = model.get("unk_id")
+    return model.get("unk_token") if place is None else str(model["vocab"][place][0])
 
 
 def _first(names: Sequence[str], vocabulary: dict[str, int], added: set[str]) -> int | None:

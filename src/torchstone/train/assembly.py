@@ -302,6 +302,7 @@ def objective_of(subject: Subject, config: Resolved) -> ModelObjective:
         model_config=subject.model.get("config"),
         notes=subject.notes,
     )
+    objective.token_bytes = subject.token_bytes
     _cut_loss(objective, subject, config)
     return objective
 

@@ -34,6 +34,7 @@ from torchstone.data.labelled import IMAGE_TASKS
 from torchstone.data.loader import Loader
 from torchstone.data.pack import TokenBlocks
 from torchstone.data.task import TaskSpec
+from torchstone.data.token_bytes import TokenBytes, Unknown
 from torchstone.tracking.run_folder import RunFolder
 from torchstone.train.config import SECTIONS
 from torchstone.train.device import bring, choose_device
@@ -43,7 +44,7 @@ from torchstone.train.objective import ModelObjective, validation_batches
 from torchstone.train.precision import autocast_of
 from torchstone.train.result import perplexity
 from torchstone.train.run import CLASSES
-from torchstone.train.scoring import Scores, byte_counter
+from torchstone.train.scoring import Scores, bytes_of_targets
 from torchstone.train.special_ids import special_ids
 from torchstone.train.text import read_text
 from torchstone.train.validation import validate
@@ -282,10 +283,11 @@ def _score(
         model_config=loaded.config,
         notes=notes,
     )
-    counter, how = (None, None)
-    if tokenizer is not None and task.kind in ("causal-lm", "seq2seq"):
-        counter, how = byte_counter(tokenizer)
-    scores = Scores(rule, counter, by_class=task.kind in CLASS_KINDS, weights=objective.class_weights)
+    told = bytes_of_targets(rule, tokenizer, loader.dataset)
+    objective.token_bytes = told if isinstance(told, TokenBytes) else None
+    scores = Scores(
+        rule, objective.token_bytes, by_class=task.kind in CLASS_KINDS, weights=objective.class_weights
+    )
 
     def batches() -> Iterator[Batch]:
         for done, (batch, _) in enumerate(loader):
@@ -303,8 +305,8 @@ def _score(
     assert means is not None
     metrics, intervals, method = _summary(means, scores, _units(loader, tokenizer), rule.has_perplexity)
     counts: dict[str, Any] = {"examples": len(scores.targets), "targets": sum(scores.targets)}
-    if counter is not None:
-        counts |= {"bytes": sum(scores.bytes), "bytes_are": how}
+    if told is not None:
+        counts |= _told_bytes(told, scores)
     return EvalResult(
         target=str(loaded.target),
         model={
@@ -325,6 +327,15 @@ def _score(
     )
 
 
+def _told_bytes(told: TokenBytes | Unknown, scores: Scores) -> dict[str, Any]:
+    if isinstance(told, Unknown):
+        return {"bytes": None, "bytes_are": f"unknown: {told.why}"}
+    total = sum(scores.bytes)
+    if math.isnan(total):
+        return {"bytes": None, "bytes_are": "unknown: the data has ids that the tokenizer does not know"}
+    return {"bytes": int(total), "bytes_are": told.how}
+
+
 def _summary(
     means: dict[str, float], scores: Scores, units: Units, is_text: bool
 ) -> tuple[dict[str, float], dict[str, list[float]], str | None]:
@@ -337,9 +348,8 @@ def _summary(
         metrics["perplexity"] = perplexity(means["loss"])
         around = intervals["loss"]
         intervals["perplexity"] = None if around is None else (perplexity(around[0]), perplexity(around[1]))
-    if sum(scores.bytes):
+    if "bits_per_byte" in means:
         bits = [each / math.log(2) for each in scores.losses]
-        metrics["bits_per_byte"] = sum(bits) / sum(scores.bytes)
         intervals["bits_per_byte"] = ratio_interval(bits, scores.bytes, units)
     if scores.classes is not None:
         metrics |= scores.classes.metrics

@@ -61,6 +61,9 @@ class LossRule:
     """Squared error instead of a cross entropy."""
     has_perplexity: bool = False
     """Whether exp(loss) means something: the targets are tokens."""
+    written: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    """labels (B, T) -> (targets, the token before each), where all targets in a row make up a text; a loss
+    over them can be told in bits per byte."""
 
 
 LOSSES: Registry[LossRule] = Registry("task")
@@ -136,6 +139,7 @@ LOSSES.add(
         align=_align_causal,
         count=_count_causal,
         has_perplexity=True,
+        written=lambda labels: (labels[:, 1:], labels[:, :-1]),
     )
 )
 
@@ -221,6 +225,7 @@ LOSSES.add(
         count=_count_labels,
         prepare=shift_decoder_inputs,
         has_perplexity=True,
+        written=lambda labels: (labels, F.pad(labels[:, :-1], (1, 0), value=IGNORED)),
     )
 )
 

@@ -6,7 +6,9 @@ targets (so that no device has to be asked), and moves the tensors.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +18,12 @@ from torch import Tensor
 
 from torchstone._errors import DataError, ModelError
 from torchstone.data.part import StandIn
+from torchstone.data.token_bytes import TokenBytes
 from torchstone.train.auxiliary import Auxiliary, find_auxiliary, is_withheld
 from torchstone.train.device import way_to
 from torchstone.train.losses import Batch, LossRule, SpecialIds, loss_sum, num_correct
 from torchstone.train.split_head import Split, left_out
-from torchstone.train.validation import Observer
+from torchstone.train.validation import BYTES, Observer
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,8 @@ class Prepared:
     labels: Batch
     """What the loss rule is given: labels and masks."""
     targets: int
+    num_bytes: float | None = None
+    """Bytes of text that the targets stand for; NaN: some of them cannot be told; None: nobody asked."""
 
 
 class ModelObjective:
@@ -65,6 +70,8 @@ class ModelObjective:
         )
         self.split: Split | None = None
         """How the loss is made by the chunk; None: from all logits at once."""
+        self.token_bytes: TokenBytes | None = None
+        """Bytes of the targets' text, where validation shall count them."""
         self._model_config = model_config or {}
         self._notes = [] if notes is None else notes
         self._auxiliary: Auxiliary | None = None
@@ -80,6 +87,14 @@ class ModelObjective:
             batch = {name: _moved(value, self.device) for name, value in batch.items()}
         inputs = {name: value for name, value in batch.items() if name not in self.rule.labels}
         return Prepared(inputs, batch, targets)
+
+    def weighed(self, batch: Batch, generator: torch.Generator | None = None) -> Prepared:
+        """As `prepare`, with the bytes of the targets where they can be told."""
+        prepared = self.prepare(batch, generator)
+        if self.token_bytes is None or self.rule.written is None:
+            return prepared
+        found = self.token_bytes.count(*self.rule.written(batch["labels"])) if prepared.targets else 0
+        return dataclasses.replace(prepared, num_bytes=math.nan if found is None else float(found))
 
     def count(self, batch: Prepared) -> int:
         return batch.targets
@@ -105,6 +120,8 @@ class ModelObjective:
             term = self._auxiliary_loss(output)
             if term is not None:
                 measured["loss"] = measured["loss"] + term * batch.targets
+        if batch.num_bytes is not None:
+            measured[BYTES] = torch.tensor(batch.num_bytes, device=self.device)
         if not batch.targets:  # a stand-in for another rank's example: nothing, but still tied to the weights
             return {name: score * 0 for name, score in measured.items()}
         return measured
@@ -216,7 +233,7 @@ class PreparedBatches:
 def validation_batches(batches: Iterable[Batch], objective: ModelObjective) -> Iterator[Prepared]:
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
     for batch in batches:
-        yield objective.prepare(batch, generator)
+        yield objective.weighed(batch, generator)
 
 
 def _moved(value: Any, device: torch.device) -> Any:

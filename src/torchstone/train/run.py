@@ -107,6 +107,7 @@ def prepare(job: TrainJob, ranks: Ranks | None = None, device: torch.device | No
     from torchstone.train.lora import AdapterKeeper, with_lora
     from torchstone.train.losses import LOSSES
     from torchstone.train.ranks import ALONE
+    from torchstone.train.scoring import bytes_in_validation
     from torchstone.train.separation import require_separation
     from torchstone.train.size_hints import tell_sizes
     from torchstone.train.special_ids import special_ids
@@ -126,7 +127,7 @@ def prepare(job: TrainJob, ranks: Ranks | None = None, device: torch.device | No
     )
     loaded, lora = with_lora(loaded, settings)
     task = dataclasses.replace(loaded.task, vocab_size=loaded.facts.vocab_size)
-    LOSSES.get(task.kind)
+    rule = LOSSES.get(task.kind)
     with ranks.main_first():  # the others find its tokens in the cache
         text = read_text(
             settings,
@@ -142,8 +143,11 @@ def prepare(job: TrainJob, ranks: Ranks | None = None, device: torch.device | No
     tell_sizes(loaded.module, device, notes)
     if len(text.batches.dataset) == 1:
         notes.append("the training data is a single example")
+    told = None
     if text.validation is None:
         notes.append("no validation data: only the training loss is measured")
+    else:
+        told = bytes_in_validation(rule, text.tokenizer, text.held_out, notes)
     return Subject(
         module=loaded.module,
         forward=loaded.adapter,
@@ -159,6 +163,7 @@ def prepare(job: TrainJob, ranks: Ranks | None = None, device: torch.device | No
         data=data_facts(text.batches, text.held_out, look=True),
         num_tokens=text.num_tokens,
         hooks=(AdapterKeeper(loaded.module, record),) if lora else (),
+        token_bytes=told,
         ranks=ranks,
     )
 

@@ -5,16 +5,15 @@ It is an observer of `validate`: it sees the logits of each batch as they pass, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchstone.data.token_bytes import TokenBytes, Unknown, token_bytes
 from torchstone.train.losses import IGNORED, LossRule, loss_sum, num_correct
 
-ByteCounter = Callable[[list[int], list[int]], int]
-"""(the token before, the targets) -> bytes that the targets stand for."""
 MOST_CLASSES = 1000
 """A table of classes against classes is kept up to so many."""
 
@@ -23,16 +22,17 @@ class Scores:
     """Sums per example, bytes of the targets, and counts per class."""
 
     def __init__(
-        self, rule: LossRule, num_bytes: ByteCounter | None, by_class: bool, weights: Tensor | None
+        self, rule: LossRule, token_bytes: TokenBytes | None, by_class: bool, weights: Tensor | None
     ) -> None:
         self.rule = rule
-        self.num_bytes = num_bytes
+        self.token_bytes = token_bytes
         self.by_class = by_class
         self.weights = weights
         self.losses: list[float] = []
         self.correct: list[int] = []
         self.targets: list[int] = []
-        self.bytes: list[int] = []
+        self.bytes: list[float] = []
+        """NaN where they cannot be told."""
         self.classes: ClassCounts | None = None
 
     def observe(self, logits: Tensor, batch: dict[str, Any]) -> None:
@@ -42,10 +42,9 @@ class Scores:
             correct = num_correct(self.rule, logits[row : row + 1], own)
             self.correct.append(0 if correct is None else int(correct))
             self.targets.append(self.rule.count(own))
-            if self.num_bytes is not None:
-                _, targets = self.rule.align(logits[row : row + 1], own)
-                before = own["labels"].reshape(-1)[:1] if self.rule.name == "causal-lm" else targets[:0]
-                self.bytes.append(self.num_bytes(_ids(before), _ids(targets)))
+            if self.token_bytes is not None and self.rule.written is not None:
+                told = self.token_bytes.count(*self.rule.written(own["labels"].cpu()))
+                self.bytes.append(math.nan if told is None else told)
         if self.by_class:
             aligned, targets = self.rule.align(logits, batch)
             if aligned.shape[-1] <= MOST_CLASSES:
@@ -55,11 +54,6 @@ class Scores:
 
 def _row(value: Any, row: int, size: int) -> Any:
     return value[row : row + 1] if isinstance(value, Tensor) and value.shape[:1] == (size,) else value
-
-
-def _ids(tokens: Tensor) -> list[int]:
-    ids: list[int] = tokens[tokens != IGNORED].reshape(-1).tolist()
-    return ids
 
 
 class ClassCounts:
@@ -120,14 +114,14 @@ class ClassCounts:
         return found
 
 
-def byte_counter(tokenizer: Any) -> tuple[ByteCounter, str]:
-    """How many bytes of text some target tokens stand for, and how that is known."""
-    lengths = tokenizer.byte_lengths() if hasattr(tokenizer, "byte_lengths") else None
-    if lengths is not None:
-        return lambda before, targets: sum(lengths[each] for each in targets), "bytes of each target token"
+def bytes_of_targets(rule: LossRule, tokenizer: Any, blocks: Any) -> TokenBytes | Unknown | None:
+    """Bytes of the tokens that `rule` predicts; None where its targets make up no text."""
+    return None if rule.written is None else token_bytes(tokenizer, blocks)
 
-    def decoded(before: list[int], targets: list[int]) -> int:
-        # Some decoders treat the first token of a text in a way of its own.
-        return len(tokenizer.decode(before + targets).encode()) - len(tokenizer.decode(before).encode())
 
-    return decoded, "bytes of the decoded targets"
+def bytes_in_validation(rule: LossRule, tokenizer: Any, blocks: Any, notes: list[str]) -> TokenBytes | None:
+    """As `bytes_of_targets`, for a run: a tokenizer that cannot tell is noted; having none is no news."""
+    told = bytes_of_targets(rule, tokenizer, blocks)
+    if isinstance(told, Unknown) and tokenizer is not None:
+        notes.append(f"val/bits_per_byte is unknown: {told.why}")
+    return told if isinstance(told, TokenBytes) else None

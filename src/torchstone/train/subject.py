@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from torchstone.data.task import TaskSpec
+from torchstone.data.token_bytes import TokenBytes
 from torchstone.train.engine import Batches
 from torchstone.train.losses import Batch, SpecialIds
 from torchstone.train.ranks import ALONE, Ranks
@@ -40,5 +41,7 @@ class Subject:
     """Tokens of one epoch, where they are known."""
     hooks: Sequence[object] = ()
     """Watchers that belong to the model."""
+    token_bytes: TokenBytes | None = None
+    """Bytes of text that the tokens stand for, where they are known and something is validated."""
     ranks: Ranks = ALONE
     """Who trains it together; batches and validation are the part of this one."""

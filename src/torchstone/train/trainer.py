@@ -37,6 +37,7 @@ from torchstone.train.ranks import ALONE, Ranks
 from torchstone.train.replay import ReplayedLoader, is_loader
 from torchstone.train.result import Stopped, TrainResult
 from torchstone.train.run import can_sample, model_record, sampler, saver
+from torchstone.train.scoring import bytes_in_validation
 from torchstone.train.separation import require_separation
 from torchstone.train.size_hints import tell_sizes
 from torchstone.train.special_ids import special_ids
@@ -151,9 +152,10 @@ class Trainer:
         if self._lora is None:  # once: a second run goes on with the same adapters
             self.loaded, self._lora = with_lora(self.loaded, config)
         loaded, lora, task = self.loaded, self._lora, self.task
-        LOSSES.get(task.kind)
+        rule = LOSSES.get(task.kind)
         _require_classes(task, loaded)
         notes, tokenizer = list(loaded.notes), self.tokenizer
+        scored: Any = None
         names: tuple[str, ...] = ()
         if isinstance(train_data, str):
             with ranks.main_first():
@@ -161,7 +163,7 @@ class Trainer:
             if config.data.document_attention:
                 require_separation(loaded.adapter, loaded.module, text.batches.dataset)
             batches, validation, tokenizer = text.batches, text.validation, text.tokenizer
-            data = data_facts(text.batches, text.held_out, look=True)
+            data, scored = data_facts(text.batches, text.held_out, look=True), text.held_out
             notes += text.notes
             task, names = text.task or task, text.class_names
             if val_data is not None:
@@ -175,11 +177,15 @@ class Trainer:
             held_out = None
             if val_data is not None:
                 held_out = self._batches(val_data, config, notes, ranks.part, shuffle=False)
+                scored = getattr(held_out, "dataset", None)
             validation = _from_the_start(held_out)
             data = data_facts(batches, held_out, look=False)  # a dataset of the user's may count its calls
         tell_sizes(loaded.module, self.device, notes)
+        told = None
         if validation is None:
             notes.append("no validation data: only the training loss is measured")
+        else:
+            told = bytes_in_validation(rule, tokenizer, scored, notes)
         return Subject(
             module=loaded.module,
             forward=loaded.adapter,
@@ -201,6 +207,7 @@ class Trainer:
             notes=notes,
             data=data,
             hooks=(AdapterKeeper(loaded.module, record),) if lora else (),
+            token_bytes=told,
         )
 
     def _batches(self, data: Any, config: Resolved, notes: list[str], part: Part, *, shuffle: bool) -> Any:

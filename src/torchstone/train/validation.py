@@ -5,6 +5,7 @@ The engine makes it after an epoch, `torchstone eval` for a trained model: the s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -18,6 +19,10 @@ from torchstone.train.ranks import ALONE, Ranks
 
 Observer = Callable[[Tensor, dict[str, Any]], None]
 """Sees the logits of each batch and what they are compared with."""
+
+
+BYTES = "bytes"
+"""Name of the sum of the bytes that the targets stand for; `bits_per_byte` is made of it."""
 
 
 class Measuring(Protocol):
@@ -65,7 +70,11 @@ def validate(
     (sums,) = ranks.sums([sums])
     if targets == 0:
         raise DataError("the validation set has no target to score", why="no label counts")
-    return {name: float(value) / targets for name, value in sums.items()}
+    num_bytes = float(sums.pop(BYTES, math.nan))
+    means = {name: float(value) / targets for name, value in sums.items()}
+    if num_bytes > 0:
+        means["bits_per_byte"] = float(sums["loss"]) / math.log(2) / num_bytes
+    return means
 
 
 def _exact(value: Tensor) -> Tensor:

@@ -1,22 +1,28 @@
 """Small models with every mechanism, for each value of its knobs, for the laws over the registries.
 
-A case is what `GPTConfig(attention=..., mlp=...)` takes. Cases are read off the knobs: a mechanism alone with
-the values below, then one knob changed at a time, then rotary positions.
+A case is read off the knobs: a mechanism alone with the values below, then settings worth trying together,
+then one knob changed at a time, then rotary positions.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from torchstone._errors import ConfigError
 from torchstone.config.knobs import Knob, knobs_of
+from torchstone.nn.attention.registry import ATTENTIONS
 from torchstone.nn.config import ModelConfig, mechanisms_from
 from torchstone.nn.gpt import GPT, GPTConfig
+from torchstone.nn.mlp.registry import MLPS
 
-V, L = 37, 24
+V, L = 37, 14
 SIZES: dict[str, Any] = {
     "vocab_size": V,
     "max_seq_len": L,
@@ -76,59 +82,108 @@ TOGETHER: dict[str, tuple[dict[str, Any], ...]] = {
 }
 COMPOSED = ("mla-ct", "mla-ra-ct", "ra_rank1_2025")
 """Made of parts whose knobs are tried one by one where the parts stand alone."""
+LATENT = {"name": "mla", "latent": 6}
+"""The attention of an MLP that reads a latent."""
 
 
-def main_cases(section: str, name: str) -> list[dict[str, Any]]:
-    """The usual configuration, and the settings that are worth trying together."""
-    return cases(section, name)[: 1 + len(TOGETHER.get(name, ()))]
+@dataclass(frozen=True)
+class Case:
+    """What `GPTConfig(attention=..., mlp=...)` takes beside its sizes."""
+
+    label: str
+    section: str
+    """Of the mechanism that is tried: attention or mlp."""
+    settings: dict[str, Any] = field(compare=False)
+    rank: int = 0
+    """0: the usual values of its mechanism, 1: worth trying together, 2: one knob changed."""
+
+    @property
+    def name(self) -> str:
+        return str(self.settings[self.section]["name"])
+
+    def config(self, **changes: Any) -> GPTConfig:
+        return config_of(self.settings, **changes)
 
 
-def cases(section: str, name: str) -> list[dict[str, Any]]:
-    """Every configuration to try of the mechanism `name` of `section` (attention or mlp)."""
-    usual = {"name": name}
-    found = [usual]
-    for option, knob in _knobs(section).items():
-        if option != "name" and option in _effective(section, usual):
-            usual |= {option: _values(option, knob)[0]}
-    usual = _effective(section, usual)
-    found = [{section: usual}]
-    for settings in TOGETHER.get(name, ()):
-        found.append({section: _effective(section, usual | settings)})
-    for option in usual:
-        if option != "name" and name not in COMPOSED:
-            for value in _values(option, _knobs(section)[option])[1:]:
-                found.append({section: _effective(section, usual | {option: value})})
-    return [*found, *([{**found[0], "positions": "rope"}] if _takes_rope(found[0]) else [])]
+def config_of(settings: dict[str, Any], **changes: Any) -> GPTConfig:
+    return GPTConfig(**{**SIZES, **settings, **changes, **mechanisms_from(settings)})
 
 
-def tiny(case: dict[str, Any], **changes: object) -> GPT:
-    """A model off its initial values, so that every bias and every gate counts."""
+@functools.cache
+def shared(case: Case, **changes: Any) -> GPT:
+    """The model of the case, off its initial values, so that every bias and every gate counts.
+
+    It is built once for all laws: who changes it takes a copy, `tiny`.
+    """
     torch.manual_seed(0)
-    model = GPT(config_of(case, **changes)).eval()
+    model = GPT(case.config(**changes)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
     return model
 
 
-def config_of(case: dict[str, Any], **changes: object) -> GPTConfig:
-    return GPTConfig(**{**SIZES, **case, **changes, **mechanisms_from(case)})
+def tiny(case: Case, **changes: Any) -> GPT:
+    return copy.deepcopy(shared(case, **changes))
 
 
 def ids(*shape: int, seed: int = 1) -> Tensor:
     return torch.randint(0, V, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def label(case: dict[str, Any]) -> str:
-    """The case in a test's name."""
-    parts = [case[section]["name"] for section in ("attention", "mlp") if section in case]
-    for section in ("attention", "mlp"):
-        if section in case:
-            usual = cases(section, case[section]["name"])[0][section]
-            parts += [f"{key}={value}" for key, value in case[section].items() if usual.get(key) != value]
-    return "-".join([*parts, *(["rope"] if case.get("positions") == "rope" else [])])
+def gradients(logits: Tensor, model: nn.Module) -> dict[str, Tensor]:
+    """Of every parameter; zeros where there is none."""
+    names = dict(model.named_parameters())
+    found = torch.autograd.grad(logits.pow(2).mean(), list(names.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(names[name]) if each is None else each
+        for name, each in zip(names, found, strict=True)
+    }
 
 
+def counted_flops(model: GPT, tokens: int) -> int:
+    """Of one forward pass, as torch counts them, and the fused kernel of its own CPU, which it does not."""
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with FlopCounterMode(display=False, custom_mapping={kernel: _fused_flops}) as counter:
+        model(ids(1, tokens))
+    return int(counter.get_total_flops())
+
+
+def _fused_flops(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    B, H, T, D = q
+    return int(2 * B * H * T * k[2] * (D + v[3]))
+
+
+def cases(section: str, name: str) -> list[Case]:
+    """Every configuration to try of the mechanism `name` of `section`, the usual one first."""
+    values = {"name": name}
+    for option, knob in _knobs(section).items():
+        if option != "name" and option in _effective(section, values):
+            values |= {option: _values(option, knob)[0]}
+    usual = _effective(section, values)
+    found = [_case(section, usual, usual, 0)]
+    for settings in TOGETHER.get(name, ()):
+        found.append(_case(section, _effective(section, usual | settings), usual, 1))
+    for option in usual:
+        if option != "name" and name not in COMPOSED:
+            for value in _values(option, _knobs(section)[option])[1:]:
+                found.append(_case(section, _effective(section, usual | {option: value}), usual, 2))
+    if section == "attention" and _takes_rope(found[0].settings):
+        found.append(Case(f"{name}-rope", section, {**found[0].settings, "positions": "rope"}, 2))
+    return found
+
+
+def _case(section: str, options: dict[str, Any], usual: dict[str, Any], rank: int) -> Case:
+    changed = [f"{key}={value}" for key, value in options.items() if usual.get(key) != value]
+    settings: dict[str, Any] = {section: options}
+    if section == "mlp":
+        settings["num_layers"] = 3  # one that only sends, one that hears and sends, one that only hears
+    if options.get("latent_context"):
+        settings["attention"] = LATENT
+    return Case("-".join([options["name"], *changed]), section, settings, rank)
+
+
+@functools.cache
 def _knobs(section: str) -> dict[str, Knob]:
     head = f"model.{section}."
     return {
@@ -153,9 +208,14 @@ def _values(option: str, knob: Knob) -> tuple[Any, ...]:
     return (knob.default,)
 
 
-def _takes_rope(case: dict[str, Any]) -> bool:
+def _takes_rope(settings: dict[str, Any]) -> bool:
     try:
-        config_of(case, positions="rope")
+        config_of(settings, positions="rope")
     except ConfigError:
         return False
     return True
+
+
+OF_ATTENTION = {record.name: cases("attention", record.name) for record in ATTENTIONS}
+OF_MLP = {record.name: cases("mlp", record.name) for record in MLPS}
+CASES = [case for found in (*OF_ATTENTION.values(), *OF_MLP.values()) for case in found]

@@ -2,7 +2,7 @@
 
 A new one is one file beside this one with its module, its twin (or the twin in `naive.py`) and its `RECORDS`;
 the file's name in the list below; its knobs in `nn/config.py`, where `model.attention.name` names it too.
-`tests/laws/test_attention_mechanisms.py` then holds it to the laws, for each value of its knobs.
+`tests/laws/test_mechanisms.py` then holds it to the laws, for each value of its knobs.
 """
 
 from __future__ import annotations

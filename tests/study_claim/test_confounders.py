@@ -38,6 +38,13 @@ CALLED_BOTH = """candidate = "runs:tag=candidate"
 baseline = { from = "runs:tag=baseline", method = ["magnitude pruning", "movement pruning"] }"""
 IN_BOTH = """baseline = ["runs:tag=baseline", "candidate-0"]
 candidate = "runs:tag=candidate\""""
+KILLED = all_of(ending(reason="SIGUSR1"), attribute("status", "interrupted"))
+ON_TIME = all_of(ending(reason="train.max_time_s = 60"), attribute("status", "interrupted"))
+ANOTHER_CLOCK = ending(reason="train.max_time_s = 62")
+FALLING = all_of(ON_TIME, STOPPED)
+LEVEL = all_of(FALLING, setting("optim.schedule", "constant"))
+WARMING_UP = all_of(LEVEL, setting("optim.warmup_ratio", 0.9))
+STILL_PRUNED = all_of(LEVEL, setting("prune.method", "state"), setting("prune.end", 0.9))
 TWO_VARIED = '["optim.learning_rate", "optim.eps"]'
 NOT_APPLIED = setting("optim.learning_rate", 5e-5)
 
@@ -92,7 +99,13 @@ CONFOUNDED: list[tuple[str, str, dict[str, Any]]] = [
     ("time", "longer, for the same time", {"budget": '"time"', "change": ending(seconds=90.0)}),
     ("time", "unknown, for the same time", {"budget": '"time"', "change_both": ending(seconds=None)}),
     ("stop-rule", "early stopping", {"change": ending(reason="early stopping")}),
-    ("stop-rule", "the clock", {"change": ending(reason="train.max_time_s = 60")}),
+    ("stop-rule", "the clock, in one arm", {"change": ON_TIME}),
+    ("stop-rule", "the clock, for equal tokens", {"change_both": ON_TIME}),
+    ("stop-rule", "another clock", {"budget": '"time"', "change_both": ON_TIME, "change": ANOTHER_CLOCK}),
+    ("schedule-end", "the clock before it", {"budget": '"time"', "change_both": FALLING}),
+    ("schedule-end", "the clock in the warm-up", {"budget": '"time"', "change_both": WARMING_UP}),
+    ("schedule-end", "the clock before the masks stay", {"budget": '"time"', "change_both": STILL_PRUNED}),
+    ("unfinished", "a signal under a time budget", {"budget": '"time"', "change_both": KILLED}),
     ("schedule-end", "both arms stopped before", {"change_both": STOPPED}),
     ("schedule-end", "one run stopped before", {"change": one_of_them(STOPPED)}),
     ("unfinished", "interrupted", {"change": one_of_them(attribute("status", "interrupted"))}),
@@ -189,6 +202,19 @@ def test_a_clean_comparison_has_no_confounder(bench: Bench, number: int) -> None
     varies = draw.choice([f'["{key}"]', f'["{key.partition(".")[0]}.*"]'])
     found = bench.judged(arms=arms, varies=varies, budget=draw.choice(['"tokens"', ""]))
     assert found.confounders == (), [each.what for each in found.confounders]
+
+
+def test_arms_under_one_time_budget_compare_where_nothing_was_still_to_come(bench: Bench) -> None:
+    """At a constant rate, masks made; the last validation within the budget is told as a limit."""
+    pruned = all_of(LEVEL, setting("prune.method", "state"), setting("prune.end", 0.75))
+    slower = all_of(ending(steps=76, tokens=9_652), attribute("metric_step", 70))
+    pair(bench, change_both=pruned, change=slower)
+    found = bench.judged(budget='"time"')
+    assert not found.confounders, [each.what for each in found.confounders]
+    assert found.verdict == "SUPPORTED BUT LIMITED"
+    assert [(each.name, each.arms) for each in found.limits] == [("evaluation", ("candidate",))]
+    assert "step 70 of 76" in found.limits[0].what
+    assert found.arms[0].runs[0].get("stop_rule") == "time: 60 s"
 
 
 def test_what_the_claim_varies_may_differ_as_a_fact_too(bench: Bench) -> None:

@@ -68,6 +68,10 @@ class Case:
     def declares_key(self, key: str) -> bool:
         return any(fnmatchcase(key, each) for each in self.claim.varies)
 
+    def budgeted(self, run: RecordedRun) -> bool:
+        """Whether the clock that ended the run is what the claim gives all arms equally."""
+        return self.claim.budget == "time" and run.ended_by_the_clock
+
     def ignores(self, key: str) -> bool:
         return any(fnmatchcase(key, each) for each in self.claim.ignores)
 

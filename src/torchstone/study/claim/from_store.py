@@ -10,7 +10,7 @@ from torchstone._errors import UsageError
 from torchstone._registry import suggest
 from torchstone.config.knobs import knobs_of
 from torchstone.report.run_info import flat_config, live_status, perplexity
-from torchstone.study.claim.recorded import Reading, RecordedRun, Statement, states
+from torchstone.study.claim.recorded import THE_CLOCK, Reading, RecordedRun, Statement, states
 from torchstone.tracking.marks import Marks, marks
 from torchstone.tracking.rows import MetricRow, RunRow
 from torchstone.tracking.run_folder import RunFolder
@@ -24,6 +24,7 @@ COVERED = frozenset(
     | {key for key, knob in knobs_of(SECTIONS).items() if not knob.changes_result}
 )
 """Keys that a fact speaks for, or that change no bit of what a run computes."""
+_CLOCK = "train.max_time_s = "
 BOOKKEEPING = ("tracking.", "train.checkpoint_every")
 
 
@@ -157,6 +158,8 @@ def _compile_status(facts: Mapping[str, Any]) -> str:
 
 def _stop_rule(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str | None:
     reason = summary.get("reason")
+    if str(reason).startswith(_CLOCK):
+        return f"{THE_CLOCK}: {str(reason).removeprefix(_CLOCK)} s"
     if reason != "all steps done":
         return reason
     return "steps" if config.get("train.max_steps") is not None else "epochs"

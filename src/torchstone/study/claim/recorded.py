@@ -13,6 +13,9 @@ from typing import Any
 
 from torchstone._files import sha256_bytes
 
+THE_CLOCK = "time"
+"""How the stop rule of a run begins that its own time budget ended; the budget may follow."""
+
 
 @dataclass(frozen=True)
 class Statement:
@@ -151,6 +154,11 @@ class RecordedRun:
         """The value of a fact; None where it is not stated. Of a contradiction the first."""
         found = self.statements.get(name)
         return found[0].value if found else None
+
+    @property
+    def ended_by_the_clock(self) -> bool:
+        """Whether its own time budget ended the run, not its last step and no signal."""
+        return str(self.get("stop_rule") or "").startswith(THE_CLOCK)
 
     def contradictions(self) -> Iterator[tuple[str, tuple[Statement, ...]]]:
         """Facts of which different values are stated."""

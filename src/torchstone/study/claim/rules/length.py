@@ -16,6 +16,7 @@ from torchstone.study.claim.findings import (
     shown,
     unstated,
 )
+from torchstone.study.claim.recorded import RecordedRun
 
 SLOWER = 1.1
 """A candidate whose every run took so many times as long as every run of the baseline paid for its gain."""
@@ -52,23 +53,43 @@ def time(case: Case) -> Iterator[Finding]:
             yield Finding("time", "differs", (case.baseline.name, arm), what, refuses=False)
 
 
-@rule("stop-rule", "The runs were ended by different things: steps, the clock, early stopping.")
+@rule("stop-rule", "Different things ended the runs: steps, early stopping, a clock that not all arms share.")
 def stop_rule(case: Case) -> Iterator[Finding]:
     yield from compared(case, "stop_rule", "stop-rule")
+    timed = [arm for arm in case.arms if any(run.ended_by_the_clock for run in arm.runs)]
+    if timed and case.claim.budget != "time":
+        what = f"a time budget ended runs of {listed(names(timed))}: they compare with the same budget only"
+        fix = 'give all arms the same train.max_time_s and say budget = "time"; or let the runs finish'
+        yield Finding("stop-rule", "unmet", names(timed), what, fix)
 
 
-@rule("schedule-end", "A run ended before its learning-rate schedule did.")
+@rule("schedule-end", "A run ended before its learning-rate or pruning schedule did.")
 def schedule_end(case: Case) -> Iterator[Finding]:
     yield from contradicted(case, "planned_steps", "schedule-end")
     yield from unstated(case, "planned_steps", "schedule-end")
     for arm in case.arms:
-        ends = [(run.run_id, run.get("steps"), run.get("planned_steps")) for run in arm.runs]
-        odd = [
-            f"{run_id} ({shown(steps)} of {shown(planned)} steps)"
-            for run_id, steps, planned in ends
-            if steps is not None and planned is not None and steps != planned
-        ]
+        odd = [run for run in arm.runs if _is_elsewhere(run) and not (case.budgeted(run) and _is_level(run))]
         if odd:
-            what = f"stopped where the schedule does not end: {listed(odd)}"
+            told = [
+                f"{run.run_id} ({shown(run.get('steps'))} of {shown(run.get('planned_steps'))} steps)"
+                for run in odd
+            ]
+            what = f"stopped where the schedule does not end: {listed(told)}"
             fix = "plan the schedule for the steps that are taken (train.max_steps)"
+            if any(case.budgeted(run) for run in odd):
+                fix += "; under a time budget, take optim.schedule=constant"
             yield Finding("schedule-end", "unmet", (arm.name,), what, fix)
+
+
+def _is_elsewhere(run: RecordedRun) -> bool:
+    steps, planned = run.get("steps"), run.get("planned_steps")
+    return steps is not None and planned is not None and steps != planned
+
+
+def _is_level(run: RecordedRun) -> bool:
+    """Whether nothing was still to come: a constant rate after its warm-up, and masks that stay."""
+    if run.config.get("optim.schedule") != "constant":
+        return False
+    done = run.get("steps") / run.get("planned_steps")
+    pruned = run.config.get("prune.method", "none") != "none"
+    return done >= max(run.config.get("optim.warmup_ratio", 0), run.config.get("prune.end", 1) * pruned)

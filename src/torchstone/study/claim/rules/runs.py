@@ -15,7 +15,9 @@ from torchstone.study.claim.recorded import RecordedRun
 def unfinished(case: Case) -> Iterator[Finding]:
     fix = "finish the run (train --resume auto), or repeat it with a new seed"
     for arm in case.arms:
-        ended = {run.run_id: run.get("status") or "unknown" for run in arm.runs}
+        # a time budget is the stop rule's business
+        own = [run for run in arm.runs if not run.ended_by_the_clock]
+        ended = {run.run_id: run.get("status") or "unknown" for run in own}
         bad = [f"{run_id} ({status})" for run_id, status in ended.items() if status != "completed"]
         if bad:
             yield Finding("unfinished", "unmet", (arm.name,), f"not completed: {listed(bad)}", fix)

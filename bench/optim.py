@@ -64,6 +64,8 @@ class Way:
             gradients.preparations.append(self.pruner.mask_gradients)
         if hasattr(self.optimizer, "prepare_gradients"):
             gradients.preparations.append(self.optimizer.prepare_gradients)
+        if hasattr(self.optimizer, "observe_norm"):
+            gradients.observers.append(self.optimizer.observe_norm)
         on_device = device.type == "cuda" and DeviceUpdate.suits(self.optimizer)
         self.update = DeviceUpdate(gradients, device, sticky=True) if on_device else HostUpdate(gradients)
         self.number = 0

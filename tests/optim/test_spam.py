@@ -11,7 +11,7 @@ from torch import nn
 from torchstone._errors import ConfigError, UsageError
 from torchstone.optim.config import OptimConfig
 from torchstone.optim.registry import build_optimizer
-from torchstone.optim.spam import ALL, AdamWSPAM, clip_by_history, z_score
+from torchstone.optim.spam import ALL, AdamWSPAM, damp, z_score
 
 
 def optimizer_of(weight: nn.Parameter, name: str = "adamwspam", **knobs: Any) -> Any:
@@ -78,19 +78,14 @@ def test_ordinary_gradients_are_not_clipped_after_a_reset() -> None:
         optimizer.step()
 
 
-def test_what_has_no_history_is_not_clipped() -> None:
-    gradient, moment = torch.tensor([5.0, -5.0, 5.0, -0.1]), torch.tensor([0.0, 1.0, 1.0, 1.0])
-    clip_by_history(gradient, moment, 4.0)
-    assert gradient.tolist() == pytest.approx([5.0, -2.0, 2.0, -0.1])
-
-
-def test_a_weight_that_a_reset_finds_without_a_gradient_learns_on() -> None:
+def test_weights_that_have_no_gradient_at_a_reset_or_no_elements_are_no_trouble() -> None:
     module = nn.Module()
     module.always, module.seldom = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
+    module.nothing = nn.Parameter(torch.zeros(0, 5))
     config = OptimConfig(name="adamwspam", spam_interval=5, spam_warmup=1, learning_rate=0.01)
     optimizer = build_optimizer(module, config)
     for step in range(1, 9):
-        module.always.grad = torch.ones(3)
+        module.always.grad, module.nothing.grad = torch.ones(3), torch.zeros(0, 5)
         module.seldom.grad = torch.ones(3) if step in (1, 2, 8) else None
         optimizer.step()
     assert bool(module.seldom.isfinite().all()) and float(module.seldom.detach().max()) < -0.02
@@ -98,14 +93,28 @@ def test_a_weight_that_a_reset_finds_without_a_gradient_learns_on() -> None:
     optimizer.step()
 
 
-def test_large_and_strided_tensors_are_clipped_alike() -> None:
-    torch.manual_seed(0)
-    gradient, moment = torch.randn(300, 500), torch.rand(300, 500)
-    expected = torch.minimum(gradient.abs(), (2.0 * moment).sqrt()) * gradient.sign()
-    turned = gradient.T.contiguous().T
-    for each in (gradient, turned):
-        clip_by_history(each, moment, 2.0)
-        assert torch.allclose(each, expected)
+def test_the_norm_that_a_loop_measured_is_the_one_that_is_judged() -> None:
+    """The engine measures anyway; what it tells replaces a second measurement."""
+    weight = nn.Parameter(torch.zeros(4))
+    optimizer = optimizer_of(weight)
+    for told in (None, torch.tensor(7.0)):
+        weight.grad = torch.ones(4)
+        if told is not None:
+            optimizer.observe_norm(told)
+        optimizer.step()
+    assert optimizer.state[ALL]["norms"][:3].tolist() == [7.0, 2.0, 0.0]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("whether", [True, False])
+def test_moments_are_damped_where_the_device_says_so(
+    whether: bool, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchstone.optim.spam.has_fused", lambda device: fused)
+    tensors = [torch.randn(5, 3), torch.randn(()), torch.randn(4, dtype=torch.float64)]
+    expected = [each * (0.9 if whether else 1.0) for each in tensors]
+    damp(tensors, 0.1, torch.tensor(whether))
+    assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(tensors, expected, strict=True))
 
 
 def test_a_warm_up_that_never_ends_is_refused() -> None:

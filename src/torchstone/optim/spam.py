@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.sgd import sgd as descend
 
 from torchstone._errors import ConfigError, UsageError
-from torchstone.optim.adamw import adam_arguments
+from torchstone.optim.adamw import adam_arguments, has_fused
 from torchstone.optim.bare_step import bare_step
 from torchstone.optim.config import OptimConfig
+from torchstone.optim.element_clip import clip_by_history
 
 HISTORY = 100
 """Gradient norms that a spike is judged by."""
@@ -37,8 +38,6 @@ GRACE = 20
 """Steps after a reset in which SPAM does not clip, as in the code of its authors."""
 ALL = "all"
 """Key of the state that belongs to no single parameter."""
-_BLOCK = 1 << 16
-"""Elements that a CPU keeps in its cache through all operations on them."""
 
 
 class ResettingAdamW(torch.optim.AdamW):
@@ -114,9 +113,13 @@ class ResettingAdamW(torch.optim.AdamW):
         return loss
 
     def _learning(self) -> Iterator[tuple[dict[str, Any], list[Tensor], list[dict[str, Any]]]]:
-        """(group, gradients, states) of the parameters that have both."""
+        """(group, gradients, states) of the parameters that have both, and elements."""
         for group in self.param_groups:
-            held = [each for each in group["params"] if each.grad is not None and self.state.get(each)]
+            held = [
+                each
+                for each in group["params"]
+                if each.grad is not None and each.numel() and self.state.get(each)
+            ]
             yield group, [each.grad for each in held], [self.state[each] for each in held]
 
     def _clip(self) -> None:
@@ -147,9 +150,9 @@ class SPAM(ResettingAdamW):
         if self.since_reset < GRACE:
             return
         for group, gradients, states in self._learning():
-            if theta := group["theta"]:
-                for gradient, state in zip(gradients, states, strict=True):
-                    clip_by_history(gradient, state["exp_avg_sq"], theta)
+            if gradients and group["theta"]:
+                thetas = torch.full((len(gradients),), group["theta"], device=gradients[0].device)
+                clip_by_history(gradients, [state["exp_avg_sq"] for state in states], thetas)
 
     def _warm(self) -> float:
         """0.01 in the first step after a reset, rising with a cosine."""
@@ -165,6 +168,9 @@ class SPAM(ResettingAdamW):
 class AdamWSPAM(ResettingAdamW):
     """The lab's intent: clip by element, damp both moments at a spike of the norm, reset and warm up."""
 
+    _norm: Tensor | None = None
+    """Of this step's gradients, where it was told."""
+
     def __init__(self, params: Any, *, spike: float, **arguments: Any) -> None:
         super().__init__(params, **arguments)
         for group in self.param_groups:
@@ -174,40 +180,40 @@ class AdamWSPAM(ResettingAdamW):
             "norms": torch.zeros(HISTORY, device=device),
             "seen": torch.zeros((), device=device),
         }
-        self._norm: Tensor | None = None
 
-    def prepare_gradients(self) -> None:
-        super().prepare_gradients()
-        gradients = [
-            each.grad for group in self.param_groups for each in group["params"] if each.grad is not None
-        ]
-        self._norm = None
-        if gradients:
-            self._norm = torch.stack([each.float() for each in torch._foreach_norm(gradients)]).norm()
+    def observe_norm(self, norm: Tensor) -> None:
+        """Of all gradients of this step, clipped by element and not yet by norm. A step that was not told
+        measures for itself."""
+        self._norm = norm
 
     def _clip(self) -> None:
         for group, gradients, states in self._learning():
-            if group["theta"]:
-                for gradient, state in zip(gradients, states, strict=True):
-                    # 1 - beta2^t, exact also where t is small and float32
-                    unbiased = -torch.expm1(state["step"] * math.log(max(group["betas"][1], 1e-300)))
-                    # No step since the reset: v is zero then, and must not be divided by zero.
-                    theta = group["theta"] / unbiased.clamp_min(1e-12)
-                    clip_by_history(gradient, state["exp_avg_sq"], theta)
+            if gradients and group["theta"]:
+                steps = torch.stack([state["step"] for state in states]).to(gradients[0].device)
+                # 1 - beta2^t, exact also where t is small and float32
+                unbiased = -torch.expm1(steps * math.log(max(group["betas"][1], 1e-300)))
+                # No step since the reset: v is zero then, and must not be divided by zero.
+                thetas = group["theta"] / unbiased.clamp_min(1e-12)
+                clip_by_history(gradients, [state["exp_avg_sq"] for state in states], thetas)
 
     def _before_step(self) -> None:
         """Where this norm stands out of the last ones: halve m, and take a tenth off v."""
-        kept, norm = self.state[ALL], self._norm
+        norm = self._measured() if self._norm is None else self._norm.float()
+        self._norm = None
         if norm is None:
             return
+        kept = self.state[ALL]
         norms, seen = (kept[name].to(norm.device) for name in ("norms", "seen"))
-        is_spike = (z_score(norm, norms, seen) > self.param_groups[0]["spike"]).float()
+        is_spike = z_score(norm, norms, seen) > self.param_groups[0]["spike"]
         held = [state for _, _, states in self._learning() for state in states]
-        if held:
-            torch._foreach_mul_([state["exp_avg"] for state in held], 1.0 - 0.5 * is_spike)
-            torch._foreach_mul_([state["exp_avg_sq"] for state in held], 1.0 - 0.1 * is_spike)
-        kept["norms"] = torch.cat([norm[None], norms[:-1]])  # newest first
+        damp([state["exp_avg"] for state in held], 0.5, is_spike)
+        damp([state["exp_avg_sq"] for state in held], 0.1, is_spike)
+        kept["norms"] = torch.cat([norm.view(1), norms.narrow(0, 0, HISTORY - 1)])  # newest first
         kept["seen"] = (seen + 1.0).clamp(max=float(HISTORY))
+
+    def _measured(self) -> Tensor | None:
+        held = [each.grad for group in self.param_groups for each in group["params"] if each.grad is not None]
+        return torch.stack([each.float() for each in torch._foreach_norm(held)]).norm() if held else None
 
     def _warm(self) -> float:
         """0.001 in the first step after a reset, rising with a cosine."""
@@ -230,23 +236,29 @@ def z_score(norm: Tensor, norms: Tensor, seen: Tensor) -> Tensor:
     return torch.where(seen >= ENOUGH, z, torch.zeros_like(z))
 
 
-def clip_by_history(gradient: Tensor, moment: Tensor, theta: float | Tensor) -> None:
-    """Each |g| <= sqrt(theta v), in place; where v is 0 there is no limit. What is not finite stays so."""
-    if gradient.device.type == "cpu" and gradient.is_contiguous() and moment.is_contiguous():
-        flat = gradient.view(-1), moment.view(-1)
-        for g, v in zip(*(torch.split(each, _BLOCK) for each in flat), strict=True):
-            _clip_block(g, v, theta)
+def damp(tensors: list[Tensor], share: float, whether: Tensor) -> None:
+    """x <- (1 - share) x, if `whether` says so, which the host does not know; nothing is read if not.
+
+    torch's fused kernels have such a switch: descent on x along x, where nothing "overflowed".
+    """
+    if not tensors:
+        return
+    if all(has_fused(each.device) for each in tensors):
+        descend(
+            tensors,
+            tensors,
+            [None] * len(tensors),
+            fused=True,
+            found_inf=(~whether).float(),
+            lr=share,
+            weight_decay=0.0,
+            momentum=0.0,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
     else:
-        _clip_block(gradient, moment, theta)
-
-
-def _clip_block(gradient: Tensor, moment: Tensor, theta: float | Tensor) -> None:
-    limit = (moment * theta).sqrt_().to(gradient.dtype)
-    F.threshold(limit, 0.0, math.inf, inplace=True)  # no history, no limit
-    # Who measures next must see an infinite gradient; what is left of it after clipping is a NaN.
-    trace = gradient.sum(dtype=torch.float32) * 0.0
-    torch.clamp(gradient, limit.neg(), limit, out=gradient)
-    (gradient[:1] if gradient.ndim else gradient).add_(trace)
+        torch._foreach_mul_(tensors, 1.0 - share * whether.float())
 
 
 def spam(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:

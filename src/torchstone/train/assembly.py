@@ -128,6 +128,8 @@ def update_of(
     gradients = spread.gradients(trained, config.optim.max_grad_norm)
     if (prepare := getattr(optimizer, "prepare_gradients", None)) is not None:
         gradients.preparations.append(prepare)
+    if (observe := getattr(optimizer, "observe_norm", None)) is not None:
+        gradients.observers.append(observe)
     if config.train.precision == "fp16":
         return ScaledUpdate(gradients, subject.device)
     if subject.device.type == "cuda" and DeviceUpdate.suits(optimizer):

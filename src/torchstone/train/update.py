@@ -64,10 +64,17 @@ class Gradients:
         self.max_norm = max_norm
         self.preparations: list[Callable[[], None]] = []
         """Called in order when gradients are complete and have their true scale, before they are measured."""
+        self.observers: list[Callable[[Tensor], None]] = []
+        """Told the norm of all gradients, before they are clipped by it."""
 
-    def prepare(self) -> None:
+    def take(self) -> tuple[list[Tensor], dict[int, Tensor], Tensor]:
+        """Prepared and measured: see `measure`."""
         for each in self.preparations:
             each()
+        measured = self.measure()
+        for tell in self.observers:
+            tell(measured[2])
+        return measured
 
     def clear(self) -> None:
         """As `zero_grad`, without its bookkeeping, which costs more than a small step's update."""
@@ -111,8 +118,7 @@ class HostUpdate:
         return torch.full_like(loss_sum, 1.0 / max(targets, 1))
 
     def apply(self, optimizer: torch.optim.Optimizer, losses: Sequence[Tensor]) -> Applied:
-        self.gradients.prepare()
-        gradients, norms, norm = self.gradients.measure()
+        gradients, norms, norm = self.gradients.take()
         length = norm.item()
         if not math.isfinite(length) or not all(math.isfinite(each.item()) for each in losses):
             return Applied(norm, norms, made=False)
@@ -146,8 +152,7 @@ class DeviceUpdate:
         return torch.full_like(loss_sum, 1.0 / max(targets, 1))
 
     def apply(self, optimizer: torch.optim.Optimizer, losses: Sequence[Tensor]) -> Applied:
-        self.gradients.prepare()
-        gradients, norms, norm = self.gradients.measure()
+        gradients, norms, norm = self.gradients.take()
         broken = ~torch.isfinite(torch.stack([norm.float(), *(each.float() for each in losses)])).all()
         self.bad = torch.maximum(self.bad, broken.float()) if self.sticky else broken.float()
         if self.gradients.max_norm is not None and gradients:
@@ -181,8 +186,7 @@ class ScaledUpdate:
 
     def apply(self, optimizer: torch.optim.Optimizer, losses: Sequence[Tensor]) -> Applied:
         self.scaler.unscale_(optimizer)
-        self.gradients.prepare()
-        gradients, norms, norm = self.gradients.measure()
+        gradients, norms, norm = self.gradients.take()
         length = norm.item()
         sound = all(math.isfinite(each.item()) for each in losses)
         made = sound and math.isfinite(length)

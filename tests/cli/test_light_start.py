@@ -40,6 +40,7 @@ COMMANDS = [
     ["check", "--help"],
     ["train", "--help"],
     ["generate", "--help"],
+    ["export", "--list"],
     ["eval", "--help"],
     ["config", "--help"],
     ["runs", "--help"],

@@ -19,6 +19,7 @@ from torchstone.cli import (
     config,
     data,
     doctor,
+    export,
     generate,
     publish,
     recover,
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.command("check", no_args_is_help=True)(check.check)
 app.command("train")(train.train)
 app.command("generate", no_args_is_help=True)(generate.generate)
+app.command("export", no_args_is_help=True)(export.export)
 app.command("recover", no_args_is_help=True)(recover.recover)
 app.command("publish", no_args_is_help=True)(publish.publish)
 app.command("verify", no_args_is_help=True)(verify.verify)

@@ -1,4 +1,7 @@
-"""`torchstone verify`: hash every file of a checkpoint or a run again. Exit 0 if all is as written."""
+"""`torchstone verify`: hash every file of a checkpoint, a run or a bundle again; exit 0 if all is as written.
+
+Of a bundle every format runs its golden inputs too.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,28 @@ from torchstone.cli.session import Json, Quiet, Verbose, console, print_json, st
 
 def verify(
     target: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT|RUN", help="A checkpoint folder, a run folder or a run id.")
+        str,
+        typer.Argument(
+            metavar="BUNDLE|CHECKPOINT|RUN", help="A bundle, a checkpoint, a run folder or a run id."
+        ),
     ],
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
 ) -> int:
-    """Prove that a checkpoint, or every checkpoint of a run, is what was written.
+    """Prove that a checkpoint, every checkpoint of a run, or an exported bundle is what was written.
+
+    Of a bundle each format also runs every golden input again.
 
     Example:  torchstone verify runs/first
+
+    Example:  torchstone verify bundles/first --json
     """
     start_logging(quiet, verbose)
+    from torchstone.export.verify import is_bundle
+
+    if is_bundle(Path(target).expanduser()):
+        return _bundle(Path(target).expanduser(), as_json, quiet)
     from torchstone.tracking.verify import verify as verified
 
     found = verified(run_or_checkpoint(target, "verify"))
@@ -40,6 +54,29 @@ def verify(
             screen.print(f"      {found.quarantined} found bad earlier lie in checkpoints/quarantine")
         screen.print(f"{found.verdict}: {found.path} ({found.seconds:.1f} s)", soft_wrap=True)
     return 0 if found.verdict == "pass" else 1
+
+
+def _bundle(folder: Path, as_json: bool, quiet: bool) -> int:
+    from torchstone.export.verify import verify_bundle
+    from torchstone.report.inert import inert
+
+    found = verify_bundle(folder)
+    if as_json:
+        print_json(found)
+        return 0 if found["verdict"] == "pass" else 1
+    screen = console()
+
+    def say(text: str) -> None:
+        screen.print(inert(text), markup=False, soft_wrap=True)
+
+    for each in found["formats"]:
+        told = each["why"] or f"{len(each['cases'])} golden inputs, max abs {each['max_abs']:.2g}"
+        if not quiet or each["status"] == "fail":
+            say(f"{each['status'].upper():5} {each['name']:12} {told}")
+    for problem in found["problems"]:
+        say(f"FAIL  {problem}")
+    say(f"{found['verdict']}: {folder} ({found['seconds']:.1f} s)")
+    return 0 if found["verdict"] == "pass" else 1
 
 
 def run_or_checkpoint(target: str, command: str) -> Path:

@@ -1,0 +1,154 @@
+"""`torchstone export RUN|TARGET`: a bundle of formats that carries its own proof."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from torchstone._errors import UsageError
+from torchstone.cli.check import Target
+from torchstone.cli.generate import TokenizerFile, Trust
+from torchstone.cli.session import Json, Quiet, Seed, Verbose, Yes, console, print_json, start_logging
+
+if TYPE_CHECKING:
+    from torchstone.export.bundle import Bundle
+    from torchstone.export.formats import Format
+    from torchstone.export.source import Source
+
+
+def export(
+    target: Target = None,
+    formats: Annotated[
+        str, typer.Option("--formats", help="Names with commas; torchstone export --list shows them.")
+    ] = "safetensors,pt2,onnx",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The bundle's folder; default: RUN/bundle or exports/NAME.")
+    ] = None,
+    tokenizer: TokenizerFile = None,
+    task: Annotated[str | None, typer.Option("--task", help="The task, where the guess is wrong.")] = None,
+    trust: Trust = None,
+    list_formats: Annotated[bool, typer.Option("--list", help="List the formats.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be written; write nothing.")
+    ] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+    yes: Yes = False,
+) -> int:
+    """Write a model down in formats that others run, prove each, and keep the proof beside it.
+
+    A format that cannot be made or does not hold is left out, and the exit code is 1.
+
+    Example:  torchstone export runs/first --out bundles/first
+
+    Example:  torchstone export hf:./my-model --formats safetensors,onnx --out bundles/mine --json
+    """
+    start_logging(quiet, verbose)
+    from torchstone.export.formats import chosen
+
+    if list_formats:
+        return _list(as_json)
+    if target is None:
+        raise UsageError("which model?", next="torchstone export RUN|TARGET --out DIR")
+    wanted = chosen(formats)
+    place = out or _default_place(target)
+    from torchstone.export.bundle import export as exported
+    from torchstone.export.bundle import require_place, require_writer
+    from torchstone.export.source import open_source
+
+    require_place(place, yes)
+    for each in wanted:
+        require_writer(each)
+    with redirect_stdout(sys.stderr):  # what a model prints is not our result
+        source = open_source(target, task=task, tokenizer=tokenizer, trust=trust, seed=seed)
+        if not dry_run:
+            made = exported(source, place, wanted, replace=yes)
+    if dry_run:
+        return _plan(source, place, wanted, as_json)
+    if as_json:
+        print_json(made.to_dict())
+    else:
+        _show(made, quiet)
+    return 0 if made.verdict in ("pass", "warn") else 1
+
+
+def _default_place(target: str) -> Path:
+    from torchstone.adapt.target import parse_target
+    from torchstone.adapt.tokenizer_of import home_of
+    from torchstone.tracking.run_folder import safe_name
+
+    home = home_of(parse_target(target))
+    return home / "bundle" if home is not None else Path("exports") / safe_name(target.rpartition(":")[2])
+
+
+def _list(as_json: bool) -> int:
+    from torchstone.export.formats import FORMATS
+
+    if as_json:
+        rows = [
+            {"name": each.name, "summary": each.summary, "extra": each.extra, "legacy": each.legacy}
+            for each in FORMATS
+        ]
+        print_json({"schema": "torchstone.formats/1", "formats": rows})
+        return 0
+    for each in FORMATS:
+        told = f"{each.summary}; legacy: {each.legacy}" if each.legacy else each.summary
+        console().print(f"{each.name:12} {told}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _plan(source: Source, place: Path, wanted: tuple[Format, ...], as_json: bool) -> int:
+    plan: dict[str, Any] = {
+        "schema": "torchstone.export-plan/1",
+        "path": str(place),
+        "class": source.model.class_name,
+        "task": source.model.task.kind,
+        "formats": [each.name for each in wanted],
+        **source.interface.to_dict(),
+        "weights_bytes": sum(each.numel() * each.element_size() for each in source.module.parameters()),
+    }
+    if as_json:
+        print_json(plan)
+        return 0
+    screen = console()
+    for name, value in plan.items():
+        if name not in ("schema", "inputs", "output"):
+            screen.print(f"{name:14} {value}", markup=False, soft_wrap=True)
+    for each in (*plan["inputs"], plan["output"]):
+        screen.print(f"{each['name']:14} {each['dtype']} ({', '.join(map(str, each['axes']))})", markup=False)
+    screen.print("nothing was written (--dry-run)")
+    return 0
+
+
+def _show(made: Bundle, quiet: bool) -> None:
+    screen = console()
+    for each in made.formats:
+        row = each.to_dict(made.manifest["files"])
+        if each.status == "fail":
+            told = f"{each.what}: {each.why}" if each.why else str(each.what)
+            screen.print(f"FAIL  {each.name:12} {told}", markup=False, soft_wrap=True)
+            if each.next:
+                screen.print(f"      {'':12} next: {each.next}", markup=False, soft_wrap=True)
+        elif not quiet:
+            gap = f"max abs {row['max_abs']:.2g}" if row["max_abs"] is not None else str(each.why)
+            told = f"{row['bytes'] / 1e6:,.1f} MB, {gap} ({each.seconds:.1f} s)"
+            screen.print(f"{each.status.upper():5} {each.name:12} {told}", markup=False, soft_wrap=True)
+    for check in made.health.checks if not quiet else made.health.failed:
+        if not check.id.startswith("format-"):
+            screen.print(
+                f"{check.status.upper():5} {check.id:12} {check.summary}", markup=False, soft_wrap=True
+            )
+    score = made.health.score
+    screen.print(
+        f"{made.verdict}: {made.path} ({made.seconds:.1f} s, health {score:g} of 100)",
+        markup=False,
+        soft_wrap=True,
+    )
+    for note in made.notes if not quiet else ():
+        print(f"note: {note}", file=sys.stderr)

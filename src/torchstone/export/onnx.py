@@ -1,0 +1,112 @@
+"""ONNX by torch's dynamo exporter, from the same graph as `.pt2`; read back by onnx, run by onnxruntime.
+
+Free axes carry the names of the interface. Stack traces and sources that the exporter notes on each node
+are left out: they name folders of this machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchstone._optional import require
+from torchstone.export.formats import FormatFailed
+from torchstone.export.obstacle import obstacle
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from torchstone.export.program import Interface
+    from torchstone.export.source import Source
+
+FILE = "model.onnx"
+OPSET = 20
+_EXTERNAL_BYTES = 1_500_000_000
+"""A protocol buffer ends at 2 GiB; above this the weights lie in a file of their own."""
+
+
+def write(source: Source, folder: Path) -> dict[str, Any]:
+    """`model.onnx`; the manifest's entry."""
+    convert(source.program, source.interface, folder / FILE)
+    return {"file": FILE, "opset": OPSET}
+
+
+def convert(program: ExportedProgram, interface: Interface, path: Path) -> None:
+    """Write the program as ONNX; FormatFailed names the operator that has no counterpart."""
+    onnx = require("onnx", "onnx")
+    require("onnxscript", "onnx")
+    try:
+        with _quiet():
+            made = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=list(interface.names),
+                output_names=[interface.output.name],
+            )
+        assert made is not None
+        _tidy(made.model, interface)
+        large = sum(each.numel() * each.element_size() for each in program.state_dict.values())
+        made.save(str(path), external_data=large > _EXTERNAL_BYTES)
+        onnx.checker.check_model(str(path))
+    except Exception as problem:  # the exporter and the checker raise kinds of their own
+        path.unlink(missing_ok=True)
+        raise FormatFailed(
+            "the ONNX exporter cannot convert this model",
+            why=obstacle(problem, interface.names),
+            next="export the other formats: --formats safetensors,pt2",
+        ) from problem
+
+
+def _tidy(model: Any, interface: Interface) -> None:
+    """Axes by their names, nodes without the folders of this machine."""
+    import onnx_ir
+
+    renamed: dict[str, str] = {}
+    for value, known in zip(model.graph.inputs, interface.inputs, strict=True):
+        for axis, name in zip(value.shape, known.axes, strict=True):
+            if isinstance(axis, onnx_ir.SymbolicDim) and isinstance(name, str):
+                renamed[str(axis.value)] = name
+    for value in _values(model.graph):
+        if value.shape is not None:
+            for place, axis in enumerate(value.shape):
+                if isinstance(axis, onnx_ir.SymbolicDim) and axis.value is not None:
+                    value.shape[place] = onnx_ir.SymbolicDim(_renamed(str(axis.value), renamed))
+    for part in (model, model.graph, *model.graph.all_nodes(), *_values(model.graph)):
+        part.metadata_props.clear()
+    model.producer_name = "torchstone"
+
+
+def _values(graph: Any) -> Iterator[Any]:
+    yield from graph.inputs
+    for node in graph.all_nodes():
+        yield from node.outputs
+
+
+def _renamed(axis: str, names: dict[str, str]) -> str:
+    return re.sub(r"\b[A-Za-z_]\w*\b", lambda match: names.get(match[0], match[0]), axis)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's remarks about packages that are not installed and about its own future."""
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [each.level for each in logs]
+    for each in logs:
+        each.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for each, level in zip(logs, levels, strict=True):
+            each.setLevel(level)

@@ -1,0 +1,71 @@
+"""`torchstone export` and `torchstone verify BUNDLE` as a user types them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from zoo.documented import schema
+
+from torchstone import _optional
+from torchstone._errors import MissingExtra
+
+Typed = Callable[..., Any]
+
+
+def test_a_run_is_exported_with_its_words_and_verified(torchstone: Typed, run: Path) -> None:
+    answer = torchstone("export", run, "--formats", "safetensors,pt2", "--json")
+    assert answer.code == 0, answer.err
+    jsonschema.validate(answer.object, schema("torchstone.export/1"))
+    bundle = run / "bundle"
+    assert answer.object["path"] == str(bundle)
+    assert json.loads((bundle / "resolved_config.json").read_text()) == json.loads(
+        (run / "config.json").read_text()
+    )
+    assert (bundle / "training_environment.json").read_bytes() == (run / "environment.json").read_bytes()
+    assert {"tokenizer.json", "generation_config.json", "sbom.cdx.json"} <= set(answer.object["files"])
+    again = torchstone("verify", bundle, "--json")
+    jsonschema.validate(again.object, schema("torchstone.verify-bundle/1"))
+    assert (again.code, again.object["verdict"]) == (0, "pass")
+    (bundle / "config.json").write_text("{}")
+    answer = torchstone("verify", bundle)
+    assert answer.code == 1
+    assert "config.json has 2 bytes instead of" in answer.out
+
+
+def test_a_dry_run_writes_nothing(torchstone: Typed, tmp_path: Path) -> None:
+    answer = torchstone("export", "zoo:gpt-nano", "--out", "out", "--dry-run", "--json")
+    jsonschema.validate(answer.object, schema("torchstone.export-plan/1"))
+    assert answer.object["inputs"][0] == {
+        "name": "input_ids",
+        "dtype": "int64",
+        "axes": ["batch", "sequence"],
+    }
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_what_is_wrong_is_told_before_anything_is_loaded(torchstone: Typed, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("")
+    for arguments, code, said in (
+        (["zoo:gpt-nano", "--formats", "onxn"], 2, "did you mean 'onnx'"),
+        (["zoo:gpt-nano", "--formats", ","], 2, "no format is named"),
+        (["zoo:gpt-nano", "--out", "full"], 2, "is no bundle"),
+        (["gist:0123456789abcdef0123"], 3, "stranger"),
+    ):
+        answer = torchstone("export", *arguments)
+        assert (answer.code, said in answer.err) == (code, True), answer.err
+
+
+def test_a_missing_exporter_tells_what_to_install(torchstone: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(module: str, extra: str) -> Any:
+        raise MissingExtra(f"{module} is not installed", next=f"pip install 'torchstone[{extra}]'")
+
+    monkeypatch.setattr(_optional, "require", without)
+    answer = torchstone("export", "zoo:gpt-nano", "--formats", "onnx")
+    assert answer.code == 5
+    assert "pip install 'torchstone[onnx]'" in answer.err

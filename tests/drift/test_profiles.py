@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drift.samples import KINDS
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from torchstone._errors import DataError
@@ -17,9 +17,11 @@ from torchstone.drift.tables import profile_sounds, profile_table
 from torchstone.drift.texts import BUCKETS, profile_texts
 from torchstone.drift.vision import profile_images
 
-ROWS = st.lists(st.lists(st.integers(0, 300), max_size=12), min_size=1, max_size=40)
+ROWS = st.lists(st.binary(max_size=12).map(list), min_size=1, max_size=40)
+FEW = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
+@FEW
 @given(rows=ROWS, cut=st.integers(0, 40), keep=st.integers(1, 60))
 def test_parts_of_a_stream_merge_into_counts_of_the_whole(rows: list[list[int]], cut: int, keep: int) -> None:
     cut = min(cut, len(rows))
@@ -32,6 +34,7 @@ def test_parts_of_a_stream_merge_into_counts_of_the_whole(rows: list[list[int]],
         assert found == dict(zip(values.tolist(), often.tolist(), strict=True))
 
 
+@FEW
 @given(rows=ROWS)
 def test_a_profile_counts_what_is_there(rows: list[list[int]]) -> None:
     profile = profile_texts(rows, unknown_id=0, byte_ids=range(1, 50))
@@ -138,6 +141,7 @@ def test_distances_by_hand() -> None:
     assert distances.token_overlap(frequent, (np.array([2, 9]), np.array([1, 1])), top=2) == 0.5
 
 
+@FEW
 @given(
     p=st.lists(st.integers(0, 50), min_size=4, max_size=4),
     q=st.lists(st.integers(0, 50), min_size=4, max_size=4),

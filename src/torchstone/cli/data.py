@@ -61,7 +61,7 @@ def show(
             source,
             settings.data,
             task=None if settings.data.task == "auto" else settings.data.task,
-            tokenizer=_tokenizer(tokenizer),
+            tokenizer=open_tokenizer(tokenizer),
             sample=sample,
             seed=seed,
         )
@@ -74,7 +74,7 @@ def show(
     return 1 if found["verdict"] in ("fail", "error") else 0
 
 
-def _tokenizer(name: str | None) -> Any:
+def open_tokenizer(name: str | None) -> Any:
     if name is None:
         return None
     from pathlib import Path

@@ -19,6 +19,7 @@ from torchstone.cli import (
     config,
     data,
     doctor,
+    drift,
     export,
     generate,
     publish,
@@ -50,6 +51,7 @@ app.command("recover", no_args_is_help=True)(recover.recover)
 app.command("publish", no_args_is_help=True)(publish.publish)
 app.command("verify", no_args_is_help=True)(verify.verify)
 app.command("eval", no_args_is_help=True)(scoring.evaluate)
+app.command("drift", no_args_is_help=True)(drift.drift)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")

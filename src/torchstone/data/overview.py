@@ -62,7 +62,7 @@ def look_at(
 ) -> dict[str, Any]:
     """`task` None: images where the source holds some, else language modelling."""
     started = time.monotonic()
-    spec = TaskSpec.from_name(task or _guess_task(name))
+    spec = TaskSpec.from_name(task or guess_task(name))
     if spec.kind in IMAGE_TASKS:
         found = _images(name, config, spec, sample, seed)
     elif is_token_file(name):
@@ -83,7 +83,7 @@ def look_at(
     }
 
 
-def _guess_task(name: str) -> str:
+def guess_task(name: str) -> str:
     if name in SOURCES:
         return "vision" if SOURCES.get(name).images is not None else "causal-lm"
     return "vision" if is_image_folder(Path(name).expanduser()) else "causal-lm"

@@ -54,6 +54,7 @@ def profile_flat_texts(
     tokens: Array,
     lengths: Array,
     *,
+    full_lengths: Array | None = None,
     outputs: Sequence[Any] | None = None,
     unknown_id: int | None = None,
     byte_ids: Iterable[int] = (),
@@ -61,7 +62,10 @@ def profile_flat_texts(
     seed: int = 0,
     start: int = 0,
 ) -> Profile:
-    """As `profile_texts`, for rows that lie one after the other in `tokens` [sum of lengths]."""
+    """As `profile_texts`, for rows that lie one after the other in `tokens` [sum of lengths].
+
+    full_lengths: those of the texts, where the rows are only their beginnings.
+    """
     if int(lengths.sum()) != len(tokens):
         raise DataError(
             f"{len(tokens)} tokens are not rows of {int(lengths.sum())} together", next="check lengths"
@@ -74,7 +78,8 @@ def profile_flat_texts(
     kept = choose_rows(priority, keep)
     row_of, ids, kept_lengths = _rows(tokens, lengths, kept)
     sizes = np.maximum(kept_lengths, 1)
-    numbers: dict[str, Array] = {"length": kept_lengths.astype(np.float64)}
+    shown = lengths if full_lengths is None else full_lengths
+    numbers: dict[str, Array] = {"length": shown[kept].astype(np.float64)}
     if unknown_id is not None:
         numbers["unknown rate"] = np.bincount(row_of[ids == unknown_id], minlength=len(kept)) / sizes
     byte_list = np.fromiter(byte_ids, dtype=np.int64)
@@ -90,7 +95,7 @@ def profile_flat_texts(
         numbers=numbers,
         categories=_classes(outputs, kept),
         vectors={"tokens": shares.astype(np.float32)},
-        counts={"tokens": _count_ids(tokens), "length": count(lengths)}
+        counts={"tokens": _count_ids(tokens), "length": count(shown)}
         | ({} if outputs is None else {"output": count(_as_text(outputs))}),
         keep=keep,
     )

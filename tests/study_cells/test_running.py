@@ -17,11 +17,16 @@ import pytest
 from faults.job import HERE as FAULTS
 from zoo.documented import schema
 
-from torchstone.study.cells import Budget, enter, run_cells
+from torchstone._errors import RunLocked
+from torchstone.study.cells import LEASE_S, Budget, enter, run_cells
 from torchstone.study.executor import LocalExecutor, open_executor
 from torchstone.study.plan import plan_study
 from torchstone.study.study_file import read_study
+from torchstone.tracking.job_table import JobTable
+from torchstone.tracking.run_folder import RunFolder
 from torchstone.tracking.store import Store
+from torchstone.train import fit
+from torchstone.train.place import Place
 
 Write = Callable[..., str]
 TESTS = FAULTS.parent
@@ -159,3 +164,41 @@ def test_cells_that_need_more_memory_than_there_is_wait_for_each_other(
         finally:
             executor.close()
     assert ending.exit_code == 0 and max(most) == 1
+
+
+class Begun:
+    """A cell that is over at once."""
+
+    def outcome(self) -> dict[str, Any]:
+        return {"status": "completed", "exit_code": 0, "result": None, "error": None}
+
+    def stop(self, number: Any) -> None:
+        raise AssertionError("nobody else wanted it")
+
+
+def test_a_cell_whose_start_outlasts_its_lease_is_started_once(tiny_study: Write, tmp_path: Path) -> None:
+    now, begun = [0.0], []
+
+    class Slow:
+        slots, shares_store = 2, True
+
+        def start(self, order: Any, slot: int) -> Begun:
+            assert order["name"] not in begun, "its lease was left to the next claim"
+            begun.append(order["name"])
+            now[0] += 10 * LEASE_S
+            return Begun()
+
+        def close(self) -> None: ...
+
+    with Store.open(tmp_path / "store.db") as store:
+        cells = enter(plan_study(read_study(tiny_study(seeds=[1, 2]))), store, tmp_path)
+        cells.table = JobTable(store, cells.plan.study.name, clock=lambda: now[0])
+        assert run_cells(cells, Slow(), Budget()).exit_code == 0
+    assert sorted(begun) == sorted(each.name for each in cells.plan.cells)
+
+
+def test_a_run_that_another_process_began_meanwhile_is_left_to_it(tmp_path: Path) -> None:
+    decided = Place(run_dir=tmp_path / "run")
+    RunFolder.create(decided.run_dir)
+    with pytest.raises(RunLocked, match="in the meantime"):
+        fit._enter(decided, None, None)  # type: ignore[arg-type]

@@ -244,8 +244,10 @@ class _Session:
                 order["store"] = str(self.cells.store.path.absolute())
             slot = min(set(range(self.executor.slots)) - {each.slot for each in self.under_way})
             running = self.executor.start(order, slot)
+            # A start may take longer than the lease, and the next claim would take the same cell again.
+            lost = bool(self.table.renew([lease], seconds=self.lease_s))
             with self._lock:
-                self.under_way.append(_Working(lease, running, slot))
+                self.under_way.append(_Working(lease, running, slot, lost=lost))
 
     def _fits(self, order: Mapping[str, Any]) -> bool:
         """Whether the host has the memory that the cell will take by forecast; the first is always tried."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchstone._errors import (
+    RunLocked,
     TorchstoneError,
     TryAgain,
     disk_trouble,
@@ -155,6 +156,12 @@ def _enter(place: Place, config: Resolved, subject: Subject) -> RunFolder:
     if place.exists:
         assert place.run_dir is not None
         return RunFolder.open(place.run_dir)
+    if place.run_dir is not None and RunFolder.exists(place.run_dir):
+        raise RunLocked(
+            "another process has begun this run in the meantime",
+            where=str(place.run_dir),
+            next="the same command with --resume auto, when it is over",
+        )
     name = config.tracking.run_name or str(subject.model.get("name") or subject.model.get("class") or "run")
     return RunFolder.create(place.run_dir, name=name)
 

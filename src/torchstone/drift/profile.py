@@ -8,11 +8,12 @@ priority when it is seen, and the rows of lowest priority are kept (bottom-k sam
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -94,8 +95,11 @@ class Profile:
 
     def save(self, path: Path | str) -> None:
         """One `.npz` file without pickled objects."""
-        import io
+        buffer = io.BytesIO()
+        self.write(buffer)
+        write_bytes(Path(path), buffer.getvalue())
 
+    def write(self, file: IO[bytes]) -> None:
         header = {
             "format": FORMAT,
             "modality": self.modality,
@@ -110,45 +114,48 @@ class Profile:
             arrays |= {f"{kind}/{name}": column for name, column in getattr(self, kind).items()}
         for name, (values, often) in self.counts.items():
             arrays |= {f"counts/{name}": often, f"values/{name}": values}
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        write_bytes(Path(path), buffer.getvalue())
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, path: Path | str) -> Profile:
         try:
-            with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            header = json.loads(arrays["header"].tobytes())
-            if header["format"] != FORMAT:
-                raise KeyError(header["format"])
+            with Path(path).open("rb") as file:
+                return load_profile(file, str(path))
         except FileNotFoundError:
             raise DataError(f"there is no profile {path}", next="torchstone drift --help") from None
-        except Exception as error:
-            raise DataError(
-                f"{path} is not a profile of data",
-                why=f"{type(error).__name__}: {error}",
-                next="make one anew with --save-profile",
-            ) from None
 
-        def kind(of: str) -> dict[str, Array]:
-            return {
-                name.partition("/")[2]: column
-                for name, column in arrays.items()
-                if name.partition("/")[0] == of
-            }
 
-        values = kind("values")
-        return cls(
-            modality=header["modality"],
-            rows_seen=header["rows_seen"],
-            priority=arrays["priority"],
-            numbers=kind("numbers"),
-            categories=kind("categories"),
-            vectors=kind("vectors"),
-            counts={name: (values[name], often) for name, often in kind("counts").items()},
-            keep=header["keep"],
-        )
+def load_profile(file: IO[bytes], name: str) -> Profile:
+    """What `Profile.write` wrote; `name` is for the error."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {each: archive[each] for each in archive.files}
+        header = json.loads(arrays["header"].tobytes())
+        if header["format"] != FORMAT:
+            raise KeyError(header["format"])
+    except Exception as error:
+        raise DataError(
+            f"{name} is not a profile of data",
+            why=f"{type(error).__name__}: {error}",
+            next="make one anew",
+        ) from None
+
+    def kind(of: str) -> dict[str, Array]:
+        return {
+            name.partition("/")[2]: column for name, column in arrays.items() if name.partition("/")[0] == of
+        }
+
+    values = kind("values")
+    return Profile(
+        modality=header["modality"],
+        rows_seen=header["rows_seen"],
+        priority=arrays["priority"],
+        numbers=kind("numbers"),
+        categories=kind("categories"),
+        vectors=kind("vectors"),
+        counts={name: (values[name], often) for name, often in kind("counts").items()},
+        keep=header["keep"],
+    )
 
 
 def add_counts(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:

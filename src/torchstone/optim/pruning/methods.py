@@ -88,7 +88,11 @@ def displacement(e: Evidence) -> Tensor:
 def state(e: Evidence) -> Tensor:
     mean = e.v.mean()
     relative = e.v / torch.where(mean > 0.0, mean, torch.ones_like(mean))
-    return e.w.abs() * (relative + e.epsilon).pow(0.25)
+    return e.w.abs() * _fourth_root(relative + e.epsilon)
+
+
+def _fourth_root(x: Tensor) -> Tensor:
+    return x.sqrt().sqrt_()  # a third of the time of a power
 
 
 def bitter0(e: Evidence) -> Tensor:
@@ -121,7 +125,7 @@ def bitter7_first(e: Evidence) -> Tensor:
 
 
 def bitter7_second(e: Evidence) -> Tensor:
-    return e.w.abs() * (e.v.abs() + E).pow(0.25)
+    return e.w.abs() * _fourth_root(e.v.abs() + E)
 
 
 def bitter8_first(e: Evidence) -> Tensor:

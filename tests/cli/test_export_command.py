@@ -15,10 +15,11 @@ from torchstone import _optional
 from torchstone._errors import MissingExtra
 
 Typed = Callable[..., Any]
+pytestmark = pytest.mark.timeout(400)  # whoever comes first waits for torch.export
 
 
 def test_a_run_is_exported_with_its_words_and_verified(torchstone: Typed, run: Path) -> None:
-    answer = torchstone("export", run, "--formats", "safetensors,pt2", "--json")
+    answer = torchstone("export", run, "--formats", "safetensors,pt2", "--archive", "tar.zst", "--json")
     assert answer.code == 0, answer.err
     jsonschema.validate(answer.object, schema("torchstone.export/1"))
     bundle = run / "bundle"
@@ -31,6 +32,9 @@ def test_a_run_is_exported_with_its_words_and_verified(torchstone: Typed, run: P
     again = torchstone("verify", bundle, "--json")
     jsonschema.validate(again.object, schema("torchstone.verify-bundle/1"))
     assert (again.code, again.object["verdict"]) == (0, "pass")
+    assert answer.object["archive"] == str(run / "bundle.tar.zst")
+    packed = torchstone("verify", run / "bundle.tar.zst", "--json")
+    assert (packed.code, packed.object["verdict"]) == (0, "pass")
     (bundle / "config.json").write_text("{}")
     answer = torchstone("verify", bundle)
     assert answer.code == 1
@@ -55,6 +59,7 @@ def test_what_is_wrong_is_told_before_anything_is_loaded(torchstone: Typed, tmp_
         (["zoo:gpt-nano", "--formats", "onxn"], 2, "did you mean 'onnx'"),
         (["zoo:gpt-nano", "--formats", ","], 2, "no format is named"),
         (["zoo:gpt-nano", "--out", "full"], 2, "is no bundle"),
+        (["zoo:gpt-nano", "--archive", "rar"], 2, "end it in"),
         (["gist:0123456789abcdef0123"], 3, "stranger"),
     ):
         answer = torchstone("export", *arguments)

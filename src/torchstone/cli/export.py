@@ -28,6 +28,9 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", help="The bundle's folder; default: RUN/bundle or exports/NAME.")
     ] = None,
+    archive: Annotated[
+        str | None, typer.Option("--archive", help="Also pack it: tar.zst or zip, the same bytes each time.")
+    ] = None,
     tokenizer: TokenizerFile = None,
     task: Annotated[str | None, typer.Option("--task", help="The task, where the guess is wrong.")] = None,
     trust: Trust = None,
@@ -58,10 +61,12 @@ def export(
         raise UsageError("which model?", next="torchstone export RUN|TARGET --out DIR")
     wanted = chosen(formats)
     place = out or _default_place(target)
+    from torchstone.export.archive import pack
     from torchstone.export.bundle import export as exported
     from torchstone.export.bundle import require_place, require_writer
     from torchstone.export.source import open_source
 
+    packed = None if archive is None else _archive_beside(place, archive, yes)
     require_place(place, yes)
     for each in wanted:
         require_writer(each)
@@ -69,12 +74,16 @@ def export(
         source = open_source(target, task=task, tokenizer=tokenizer, trust=trust, seed=seed)
         if not dry_run:
             made = exported(source, place, wanted, replace=yes)
+            if packed is not None:
+                pack(made.path, packed)
     if dry_run:
         return _plan(source, place, wanted, as_json)
     if as_json:
-        print_json(made.to_dict())
+        print_json(made.to_dict() | {"archive": None if packed is None else str(packed)})
     else:
         _show(made, quiet)
+        if packed is not None:
+            console().print(f"{packed} ({packed.stat().st_size / 1e6:,.1f} MB)", markup=False, soft_wrap=True)
     return 0 if made.verdict in ("pass", "warn") else 1
 
 
@@ -85,6 +94,16 @@ def _default_place(target: str) -> Path:
 
     home = home_of(parse_target(target))
     return home / "bundle" if home is not None else Path("exports") / safe_name(target.rpartition(":")[2])
+
+
+def _archive_beside(place: Path, ending: str, replace: bool) -> Path:
+    from torchstone.export.archive import kind_of
+
+    path = place.with_name(f"{place.name}.{ending.removeprefix('.')}")
+    kind_of(path)
+    if path.exists() and not replace:
+        raise UsageError(f"{path} exists already", next="--yes replaces it, or give another --out")
+    return path
 
 
 def _list(as_json: bool) -> int:

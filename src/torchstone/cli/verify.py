@@ -18,7 +18,7 @@ def verify(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="BUNDLE|CHECKPOINT|RUN", help="A bundle, a checkpoint, a run folder or a run id."
+            metavar="BUNDLE|CHECKPOINT|RUN", help="A bundle or its archive, a checkpoint, a run folder or id."
         ),
     ],
     as_json: Json = False,
@@ -34,10 +34,12 @@ def verify(
     Example:  torchstone verify bundles/first --json
     """
     start_logging(quiet, verbose)
+    from torchstone.export.archive import is_archive
     from torchstone.export.verify import is_bundle
 
-    if is_bundle(Path(target).expanduser()):
-        return _bundle(Path(target).expanduser(), as_json, quiet)
+    path = Path(target).expanduser()
+    if is_bundle(path) or is_archive(path):
+        return _bundle(path, as_json, quiet)
     from torchstone.tracking.verify import verify as verified
 
     found = verified(run_or_checkpoint(target, "verify"))
@@ -56,11 +58,11 @@ def verify(
     return 0 if found.verdict == "pass" else 1
 
 
-def _bundle(folder: Path, as_json: bool, quiet: bool) -> int:
+def _bundle(path: Path, as_json: bool, quiet: bool) -> int:
     from torchstone.export.verify import verify_bundle
     from torchstone.report.inert import inert
 
-    found = verify_bundle(folder)
+    found = verify_bundle(path)
     if as_json:
         print_json(found)
         return 0 if found["verdict"] == "pass" else 1
@@ -75,7 +77,7 @@ def _bundle(folder: Path, as_json: bool, quiet: bool) -> int:
             say(f"{each['status'].upper():5} {each['name']:12} {told}")
     for problem in found["problems"]:
         say(f"FAIL  {problem}")
-    say(f"{found['verdict']}: {folder} ({found['seconds']:.1f} s)")
+    say(f"{found['verdict']}: {path} ({found['seconds']:.1f} s)")
     return 0 if found["verdict"] == "pass" else 1
 
 

@@ -5,6 +5,7 @@ The code is that of the bundle's own `verify.py`, taken from this installation: 
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,18 @@ def is_bundle(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
-def verify_bundle(folder: Path) -> dict[str, Any]:
-    """The `torchstone.verify-bundle/1` object."""
+def verify_bundle(path: Path) -> dict[str, Any]:
+    """The `torchstone.verify-bundle/1` object, of a bundle's folder or of its archive.
+
+    Errors: ArchiveRefused and DataError, as `unpack`.
+    """
+    from torchstone.export.archive import is_archive, unpack
     from torchstone.export.standalone.verify import verify
 
     began = time.monotonic()
-    return verify(folder) | {"seconds": round(time.monotonic() - began, 3)}
+    if is_archive(path):
+        with tempfile.TemporaryDirectory(prefix="torchstone-bundle-") as place:
+            found = verify(unpack(path, Path(place) / "bundle")) | {"path": str(path)}
+    else:
+        found = verify(path)
+    return found | {"seconds": round(time.monotonic() - began, 3)}

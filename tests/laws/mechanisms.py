@@ -49,7 +49,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "value_rank": (3,),
     "gate_width": (3,),
     "bottleneck": (5,),
-    "reciprocal_width": (20,),
+    "reciprocal_width": (9,),
     "activation_steps": (5,),
     "activation_window": (4,),
     "ramp_steps": (3,),
@@ -74,6 +74,12 @@ TOGETHER: dict[str, tuple[dict[str, Any], ...]] = {
         {"latent_context": True, "tying": "untied", "attention_gate": "off"},
         {"latent_context": True, "tying": "per_head_scalar"},
     ),
+    "kv-pruned": (
+        {"drop": "keys-values", "budget": "gate-informed"},
+        {"importance": "learned", "budget": "learned"},
+        {"importance": "norm", "budget": "learned"},
+    ),
+    "r-mlp": ({"tie": True, "reciprocal_width": 7, "activation": "delayed"},),
     "ra_rank1_2025": ({"window": None, "learn_alpha": True},),
     "mla-ra-ct": (
         {"statistic": "entropy", "apply": "weights", "maps": "shared", "learn_alpha": True},
@@ -84,6 +90,8 @@ COMPOSED = ("mla-ct", "mla-ra-ct", "ra_rank1_2025")
 """Made of parts whose knobs are tried one by one where the parts stand alone."""
 LATENT = {"name": "mla", "latent": 6}
 """The attention of an MLP that reads a latent."""
+INFORMANT = {"name": "r-mlp", "reciprocal_width": 9, "skip": 1.0}
+"""The MLP of an attention that is informed by it."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +188,8 @@ def _case(section: str, options: dict[str, Any], usual: dict[str, Any], rank: in
         settings["num_layers"] = 3  # one that only sends, one that hears and sends, one that only hears
     if options.get("latent_context"):
         settings["attention"] = LATENT
+    if options.get("budget") == "gate-informed":
+        settings["mlp"] = INFORMANT
     return Case("-".join([options["name"], *changed]), section, settings, rank)
 
 

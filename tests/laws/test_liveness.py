@@ -40,6 +40,7 @@ WORSE = {**RISING, "train.checkpoint_every": 1, "train.eval_every": 1}
 MIXED = {**UNSIZED, "model.target": "{place}/mixer.py"}
 LATENT = {"model.attention.name": "mla", "model.attention.latent": 6, "model.mlp.name": "reciprocal"}
 RMLP = {"model.mlp.name": "r-mlp", "model.mlp.reciprocal_width": 8}
+PRUNED = {"model.attention.keep": 3, "model.attention.recent": 2}
 DELAYED = {**RMLP, "model.mlp.activation": "delayed", "model.mlp.activation_steps": 1}
 CALM = {
     **RMLP,
@@ -85,6 +86,9 @@ SCENARIOS = {
     "data.tokenizer_vocab_size": Scenario(base={"data.tokenizer": "bpe"}, values=[270]),
     "data.num_workers": Scenario(values=[1]),
     "data.validation_split": Scenario(values=[0.5]),
+    "model.attention.beta": Scenario(base=RMLP | PRUNED | {"model.mlp.skip": 2.0}),
+    "model.attention.budget": Scenario(base=PRUNED),
+    "model.attention.drop": Scenario(base=PRUNED | {"optim.learning_rate": 0.3, "train.epochs": 4}),
     "model.attention.keep": Scenario(base={"model.attention.recent": 2}, values=[3]),
     "model.attention.recent": Scenario(base={"model.attention.keep": 2}, values=[3]),
     "model.attention.swapped_layers": Scenario(values=[1]),
@@ -100,6 +104,7 @@ SCENARIOS = {
     "model.mlp.reciprocal_width": Scenario(base=RMLP, values=[12]),
     "model.mlp.rms_threshold": Scenario(values=[1.0]),
     "model.mlp.skip": Scenario(base=RMLP, values=[0.0]),
+    "model.mlp.tie": Scenario(base=RMLP),
     "model.mlp.tying": Scenario(base=LATENT),
     "model.num_heads": Scenario(values=[4]),
     "model.target": Scenario(base=UNSIZED | {"model.target": "{place}/sick.py"}, values=["{place}/mixer.py"]),

@@ -80,10 +80,11 @@ def test_hears_the_block_before_and_tells_its_mlp_what_its_twin_tells(case: Case
     sent = Handoff(
         gate=torch.rand(config.num_heads, T),
         latent=None if width is None else torch.randn(T, width),
+        confidence=torch.rand(()) if record.hears_confidence(config) else None,
     )
     rotary = None if model.rotary_width is None else rotation(torch.arange(T)[None], model.rotary_width)
     context = AttentionContext(rotary=rotary, keep_weights=True)
-    batched = Handoff(*(None if each is None else each[None] for each in sent))
+    batched = Handoff(*(None if each is None else each[None] if each.dim() else each for each in sent))
     fast = layer(x[None], context, batched, None)
     slow = record.naive(layer, x, config, sent)
     same(fast.out[0], slow.out)
@@ -180,7 +181,9 @@ def test_the_cache_holds_as_many_numbers_as_stated(case: Case) -> None:
         cache = model(sequence[:, :-1], use_cache=True).past_key_values
         cache = model(sequence[:, -1:], past_key_values=cache, use_cache=True).past_key_values
         held = sum(tensor.numel() for block in cache for tensor in block) / 2
-        assert held == costs(model.config, tokens).cache_numbers
+        stated = costs(model.config, tokens).cache_numbers
+        is_limit = model.config.mechanisms[0].cache_is_limit(model.config)
+        assert 0 < held <= stated if is_limit else held == stated
         assert all(block[0].shape[2] == tokens for block in cache)
         # A view of something larger would keep all of that.
         storages = {each.untyped_storage().data_ptr(): each for block in cache for each in block}
@@ -299,7 +302,7 @@ def test_low_precision_stays_close(case: Case) -> None:
 @each_mechanism
 def test_is_compiled_whole(case: Case) -> None:
     torch._dynamo.reset()
-    model, sequence = tiny(case, num_layers=1 if case.section == "attention" else 2).train(), ids(2, 9)
+    model, sequence = tiny(case, num_layers=1 if case.section == "attention" else 2).train(), ids(2, 6)
     plain = model(sequence).logits
     # Tracing and differentiation ahead of time, without the minutes of making kernels.
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)(sequence).logits

@@ -23,6 +23,7 @@ _GATE = _RECIPROCAL_MLP + " && model.mlp.attention_gate!=off"
 _CROSS_TOKEN_MLP = _RECIPROCAL_MLP + " && model.mlp.cross_token=y"
 _LATENT_MLP = _RECIPROCAL_MLP + " && model.mlp.latent_context=y"
 _CROSS_TOKEN = "model.attention.name=ra-ct|mla-ct|mla-ra-ct"
+_CHOOSING = "model.attention.name=kv-pruned && model.attention.importance!=recency"
 
 
 class AttentionConfig(Section):
@@ -200,12 +201,32 @@ class AttentionConfig(Section):
         choices=("attention", "norm", "learned", "recency"),
         depends_on="model.attention.name=kv-pruned",
     )
+    drop: str = knob(
+        "values",
+        help="What of the other places is dropped: their values, so that the attention of all keys decides; "
+        "or their keys too, so that the scores of what is left decide.",
+        choices=("values", "keys-values"),
+        depends_on="model.attention.name=kv-pruned && model.attention.importance=attention",
+    )
     keep: int = knob(
         391,
-        help="Places that stay besides the recent ones.",
+        help="Places that stay besides the recent ones, at most.",
         unit="tokens",
         ge=1,
-        depends_on="model.attention.name=kv-pruned && model.attention.importance!=recency",
+        depends_on=_CHOOSING,
+    )
+    budget: str = knob(
+        "fixed",
+        help="Whether each head keeps `keep` places, a learned part of them, or fewer the more the MLP of "
+        "its block hears of its attention.",
+        choices=("fixed", "learned", "gate-informed"),
+        depends_on=_CHOOSING,
+    )
+    beta: float = knob(
+        1.0,
+        help="How much the MLP's hearing lowers what is kept.",
+        ge=0.0,
+        depends_on=_CHOOSING + " && model.attention.budget=gate-informed",
     )
     recent: int = knob(
         64,
@@ -315,6 +336,11 @@ class MLPConfig(Section):
         help="Channels of the MLP that read the token with what its attention adds.",
         unit="channels",
         ge=1,
+        depends_on=_RMLP,
+    )
+    tie: bool = knob(
+        False,
+        help="Their map is the first rows of the attention's output projection.",
         depends_on=_RMLP,
     )
     skip: float = knob(-3.0, help="Initial logit of the gate on those channels.", depends_on=_RMLP)

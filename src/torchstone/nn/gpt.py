@@ -136,6 +136,8 @@ class Block(nn.Module):
         self.mlp_norm = make_norm(config.norm, config.d_model)
         self.mlp = mlp.make(config, layer)
         self.num_mlp_tensors = mlp.cached_tensors(config, layer)
+        self.tells_confidence = attention.hears_confidence(config)
+        self.shows_projection = mlp.reads_projection(config)
 
     def forward(
         self,
@@ -145,7 +147,11 @@ class Block(nn.Module):
         past: Cache | None = None,
     ) -> tuple[Float[Tensor, "B T C"], Handoff, Cache]:
         attention_past, mlp_past = self._split(past)
+        if self.tells_confidence:
+            sent = sent._replace(confidence=self.mlp.confidence())
         attended = self.attention(self.attention_norm(x), context, sent, attention_past)
+        if self.shows_projection:
+            attended = attended._replace(projection=self.attention.out.weight)
         x = x + attended.out
         grown = self.mlp(self.mlp_norm(x), attended, context, mlp_past)
         added = grown.out if attended.mlp_share is None else attended.mlp_share * grown.out

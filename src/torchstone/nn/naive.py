@@ -34,7 +34,10 @@ def naive_logits(model: GPT, ids: Int[Tensor, " T"]) -> Float[Tensor, "T V"]:
     sent = Handoff()
     for module in model.blocks:
         block = cast("Block", module)
+        if attention.hears_confidence(model.config) and mlp.confidence is not None:
+            sent = sent._replace(confidence=mlp.confidence(block.mlp))
         attended = attention.naive(block.attention, naive_norm(block.attention_norm, x), model.config, sent)
+        attended = attended._replace(projection=block.attention.out.weight)
         x = x + attended.out
         grown = mlp.naive(block.mlp, naive_norm(block.mlp_norm, x), attended, model.config)
         x = x + (1 if attended.mlp_share is None else attended.mlp_share) * grown.out

@@ -37,12 +37,14 @@ class AttentionContext:
 
 
 class Handoff(NamedTuple):
-    """What a block gives to the attention of the next one. None: it has nothing to give."""
+    """What an attention hears beside its input, mostly from the block before. None: nothing was said."""
 
     gate: Float[Tensor, "B H T"] | None = None
     """Factor on each head's output; every attention applies it."""
     latent: Float[Tensor, "B T L"] | None = None
     """Added to the latent of the keys; for attention whose record tells a `latent_width`."""
+    confidence: Float[Tensor, ""] | None = None
+    """How much the MLP of the own block hears of this attention; where the record `hears_confidence`."""
 
 
 class Attended(NamedTuple):
@@ -57,6 +59,8 @@ class Attended(NamedTuple):
     """Mean over the heads of the attention weights, without gradient, where `keep_weights` asks for them."""
     mlp_share: Float[Tensor, ""] | None = None
     """Factor on the MLP's branch, where the attention decides how the two share the residual stream."""
+    projection: Float[Tensor, "C C"] | None = None
+    """Weight of the attention's own output projection, where the MLP's record `reads_projection`."""
 
 
 def causal_mask(

@@ -11,62 +11,80 @@ import torch
 from torch import Tensor
 
 from torchstone.nn.attention.context import Attended, Handoff
-from torchstone.nn.attention.naive import naive_qkv
-from torchstone.nn.naive import naive_join, naive_scores, naive_softmax
+from torchstone.nn.attention.naive import Rows, naive_qkv
+from torchstone.nn.naive import naive_join, naive_scores
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
     from torchstone.nn.attention.pruned import PrunedAttention
+    from torchstone.nn.attention.recent import RecentAttention
     from torchstone.nn.attention.rwr import WalkAttention
+    from torchstone.nn.config import AttentionConfig
     from torchstone.nn.gpt import GPTConfig
 
 
 def naive_pruned(
-    layer: PrunedAttention, x: Float[Tensor, "T C"], config: GPTConfig, sent: Handoff
+    layer: PrunedAttention | RecentAttention, x: Float[Tensor, "T C"], config: GPTConfig, sent: Handoff
 ) -> Attended:
+    options = config.attention
     q, k, v = naive_qkv(layer, x, config)
-    learned = None if layer.judge is None else x @ layer.judge.weight.T + layer.judge.bias
-    mixed, weights = [], []
+    weights = []
     for h in range(layer.num_heads):
         scores = naive_scores(q[h], k[h])
-        added = None if learned is None else -torch.log1p(torch.exp(-learned[:, h]))
-        seen = _seen(layer, naive_softmax(scores).detach(), k[h].detach(), added)
-        rows = []
-        for t, row in enumerate(scores):
-            if added is not None:
-                row = row + added[: t + 1]
-            powers = torch.stack([torch.exp(row[s]) * (s in seen[t]) for s in range(t + 1)])
-            rows.append(torch.cat([powers / powers.sum(), row.new_zeros(len(x) - t - 1)]))
-        weights.append(torch.stack(rows))
-        mixed.append(weights[-1] @ v[h])
+        fixed = added = None
+        if options.importance == "norm":
+            fixed = [float(each.norm()) for each in k[h].detach()]
+        if options.importance == "learned":
+            judged = x @ layer.judge.weight[h] + layer.judge.bias[h]
+            added = -torch.log1p(torch.exp(-judged))
+            fixed = added.tolist()
+            scores = [row + added[: len(row)] for row in scores]
+        weights.append(_pruned_weights(scores, fixed, _budget(layer, h, config, sent), options))
+    mixed = [weights[h] @ v[h] for h in range(layer.num_heads)]
     return Attended(
         out=naive_join(mixed, sent) @ layer.out.weight.T + layer.out.bias,
         weights=torch.stack(weights).mean(0),
     )
 
 
-def _seen(
-    layer: PrunedAttention, full: Float[Tensor, "T T"], k: Float[Tensor, "T D"], added: Tensor | None
-) -> list[set[int]]:
-    """The places that each query sees."""
-    found: list[set[int]] = []
-    alive: set[int] = set()
-    for t in range(len(k)):
+def _pruned_weights(
+    scores: Rows, fixed: list[float] | None, budget: Tensor, options: AttentionConfig
+) -> Float[Tensor, "T T"]:
+    """`fixed` is the importance of each place, or None where what it was given decides."""
+    rows, alive, given = [], set[int](), [0.0] * len(scores)
+    for t, row in enumerate(scores):
         alive.add(t)
-        recent = {s for s in alive if t - s < layer.recent}
-        worth = {}
-        for s in alive - recent:
-            if layer.importance == "norm":
-                worth[s] = float(k[s].norm())
-            elif added is not None:
-                worth[s] = float(added[s].detach())
-            else:
-                worth[s] = float(full[s : t + 1, s].sum()) / (t - s + 1)
-        best = sorted(worth, key=lambda s: -worth[s])[: layer.keep]
-        alive = recent | set(best)
-        found.append(set(alive))
-    return found
+        powers = torch.exp(row)
+        if fixed is None:
+            counted = range(t + 1) if options.drop == "values" else alive
+            total = sum(float(powers[s].detach()) for s in counted)
+            for s in counted:
+                given[s] += float(powers[s].detach()) / total
+        worth = fixed or [sum_ / (t - s + 1) for s, sum_ in enumerate(given[: t + 1])]
+        recent = {s for s in alive if t - s < options.recent}
+        ranked = sorted(alive - recent, key=lambda s, worth=worth: -worth[s])  # type: ignore[misc]
+        shares = {s: (budget - rank).clamp(0, 1) for rank, s in enumerate(ranked)}
+        shares |= {s: torch.ones(()) for s in recent}
+        alive = {s for s in alive if shares[s] > 0}
+        kept = torch.stack([powers[s] * shares.get(s, torch.zeros(())) for s in range(t + 1)])
+        rows.append(torch.cat([kept / kept.sum(), row.new_zeros(len(scores) - t - 1)]))
+    return torch.stack(rows)
+
+
+def _budget(
+    layer: PrunedAttention | RecentAttention, head: int, config: GPTConfig, sent: Handoff
+) -> Float[Tensor, ""]:
+    options = config.attention
+    if options.importance == "recency":
+        return torch.zeros(())
+    whole = torch.tensor(float(options.keep))
+    if options.budget == "learned":
+        return whole / (1 + torch.exp(-layer.budget.logit[head]))
+    if options.budget == "gate-informed" and sent.confidence is not None:
+        heard = torch.relu(sent.confidence)
+        return whole * torch.maximum(1 / (1 + options.beta * heard), torch.tensor(0.1))
+    return whole
 
 
 def naive_walk(layer: WalkAttention, x: Float[Tensor, "T C"], config: GPTConfig, sent: Handoff) -> Attended:

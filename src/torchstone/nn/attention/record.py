@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class Attention(Protocol):
     """The module that a record makes. It may have a method `initialise()`, called after the model's own rule.
 
+    Its last map, a linear one without which nothing leaves it, is `out`.
+
     `forward` leaves nothing on the module, multiplies each head's output by `sent.gate` where there is one,
     and fills `cache`, `latent` and `weights` of what it returns as the context and its record say.
     """
@@ -26,12 +28,12 @@ class Attention(Protocol):
     ) -> Attended: ...
 
 
-def never_materialises(config: GPTConfig) -> bool:
-    return False
-
-
 def head_width(config: GPTConfig) -> int:
     return config.d_model // config.num_heads
+
+
+def never(config: GPTConfig) -> bool:
+    return False
 
 
 def no_latent(config: GPTConfig) -> int | None:
@@ -60,7 +62,9 @@ class AttentionRecord:
     """(config, block, tokens) -> FLOPs of one sequence."""
     cache: Callable[[GPTConfig, int, int], int]
     """(config, block, tokens) -> numbers kept for one sequence after so many tokens."""
-    materialises: Callable[[GPTConfig], bool] = never_materialises
+    cache_is_limit: Callable[[GPTConfig], bool] = never
+    """Whether `cache` tells the most that may be kept: how many there are depends on parameters."""
+    materialises: Callable[[GPTConfig], bool] = never
     """Whether a (B, H, T, T) tensor is built, beyond what `keep_weights` asks for."""
     score_width: Callable[[GPTConfig], int] = head_width
     """Channels of a head that make a score: `keep_weights` multiplies them once more, T x T times."""
@@ -68,3 +72,5 @@ class AttentionRecord:
     """Width of what rotary positions turn; None: the mechanism takes no rotary positions."""
     latent_width: Callable[[GPTConfig], int | None] = no_latent
     """Width of the latent of the keys that an MLP may read and add to; None: there is none."""
+    hears_confidence: Callable[[GPTConfig], bool] = never
+    """It reads `Handoff.confidence`."""

@@ -24,12 +24,13 @@ from torchstone.nn.attention import fused
 from torchstone.nn.attention.causal import CausalSelfAttention, causal_parameters
 from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
 from torchstone.nn.attention.naive_sparse import naive_walk
+from torchstone.nn.attention.near import context_here, last, near_mask
 from torchstone.nn.attention.record import AttentionRecord
 from torchstone.nn.attention.scores import Scores, near_flops
 from torchstone.nn.rotary import rotate
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float, Int
 
     from torchstone.nn.gpt import GPTConfig
 
@@ -61,10 +62,9 @@ class WalkAttention(CausalSelfAttention):
             assert all(each.shape[2] == before[0].shape[2] for each in before), [
                 each.shape for each in before
             ]
-        n = k.shape[2]
-        mask = None if context.mask is None else context.mask[..., clock.shape[2] - n :]
-        here = AttentionContext(mask=mask, is_causal=n == q.shape[2])
-        near = AttentionContext(mask=self._near(q, k, here), is_causal=False)
+        T, n = q.shape[2], k.shape[2]
+        here = context_here(context, T, n)
+        near = AttentionContext(mask=near_mask(here, T, n, self.window, x.device), is_causal=False)
         places, chances = self._edges(q, k, near)
         walked: list[Tensor] = []
         mixed = torch.zeros_like(q)
@@ -83,15 +83,9 @@ class WalkAttention(CausalSelfAttention):
             weights = F.pad(scores.mean_weights(near), (clock.shape[2] - k.shape[2], 0))
         return Attended(
             out=self.residual_dropout(self.finish(local + self.gamma * mixed, x, sent)),
-            cache=(clock, *(_last(each, self.window) for each in (k, *walked))) if context.keep_cache else (),
+            cache=(clock, *(last(each, self.window) for each in (k, *walked))) if context.keep_cache else (),
             weights=weights,
         )
-
-    def _near(self, q: Tensor, k: Tensor, here: AttentionContext) -> Bool[Tensor, "B 1 T n"]:
-        """Which of the keys that are here a query may look at: the own place and `window` before it."""
-        T, n = q.shape[2], k.shape[2]
-        query = torch.arange(n - T, n, device=q.device)[:, None]
-        return fused.visible(T, n, here, q.device) & (query - torch.arange(n, device=q.device) <= self.window)
 
     def _edges(
         self, q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H n D"], near: AttentionContext
@@ -128,10 +122,6 @@ def _gather(
     x: Float[Tensor, "B H n D"], places: Int[Tensor, "B H T e"], chances: Float[Tensor, "B H T e"]
 ) -> Float[Tensor, "B H T D"]:
     return torch.einsum("bhte,bhted->bhtd", chances, _rows(x, places))
-
-
-def _last(x: Float[Tensor, "B H n D"], count: int) -> Float[Tensor, "B H n D"]:
-    return x[:, :, x.shape[2] - count :].clone() if x.shape[2] > count else x.contiguous()
 
 
 def _flops(config: GPTConfig, layer: int, tokens: int) -> int:

@@ -57,14 +57,26 @@ def naive_reciprocal(
 
 def naive_rmlp(layer: RMLP, x: Float[Tensor, "T C"], attended: Attended, config: GPTConfig) -> Grown:
     rows = []
-    on = 1.0 if layer.switch is None else layer.switch.factor
+    if layer.reciprocal is None:
+        assert attended.projection is not None
+        second = torch.stack([attended.projection[row] for row in range(config.mlp.reciprocal_width)])
+    else:
+        second = layer.reciprocal.weight
     for own, heard in zip(x, attended.out, strict=True):
         standard = naive_gelu(layer.standard.weight @ own)
-        reciprocal = naive_gelu(layer.reciprocal.weight @ (own + layer.coupling * heard))
+        reciprocal = naive_gelu(second @ (own + layer.coupling * heard))
         standard = layer.standard_weight / (1 + torch.exp(-layer.standard_skip)) * standard
-        reciprocal = on * layer.reciprocal_weight / (1 + torch.exp(-layer.reciprocal_skip)) * reciprocal
-        rows.append(layer.out.weight @ torch.cat([standard, reciprocal]))
+        rows.append(layer.out.weight @ torch.cat([standard, _second_share(layer) * reciprocal]))
     return Grown(torch.stack(rows))
+
+
+def naive_confidence(layer: RMLP) -> Float[Tensor, ""]:
+    return _second_share(layer) * layer.coupling
+
+
+def _second_share(layer: RMLP) -> Float[Tensor, ""]:
+    on = 1.0 if layer.switch is None else layer.switch.factor
+    return on * layer.reciprocal_weight / (1 + torch.exp(-layer.reciprocal_skip))
 
 
 def naive_shares(p: Float[Tensor, " t"], options: MLPConfig) -> Float[Tensor, " t"]:

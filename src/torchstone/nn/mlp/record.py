@@ -32,7 +32,8 @@ class MLP(Protocol):
     - `out`, this block's attention output before it is added to the residual stream (B, T, C);
     - `latent` (B, T, L), where the attention's record tells a `latent_width`, else None;
     - `weights` (B, T, S), the mean over heads without gradient, if the record's `reads_weights` says so; S
-      counts cached tokens too.
+      counts cached tokens too;
+    - `projection` (C, C), the weight of the attention's output projection, if `reads_projection` says so.
     What it wants to tell the next block's attention it returns as `Grown.sent`. An MLP that needs earlier
     tokens keeps tensors (B, X, S, Y) in `Grown.cache` when `context.keep_cache` asks for it, gets them back
     as `past` (empty at first), and tells their number as `MLPRecord.cached_tensors`.
@@ -82,3 +83,8 @@ class MLPRecord:
     """It reads the attention weights, which then are computed: a (B, T, S) tensor."""
     needs_latent: Callable[[GPTConfig], bool] = _never
     """It works only behind an attention with a latent."""
+    reads_projection: Callable[[GPTConfig], bool] = _never
+    """It reads `Attended.projection`."""
+    confidence: Callable[[Any], Tensor] | None = None
+    """The readable twin of `module.confidence() -> Float[Tensor, ""]`, which tells how much it hears of its
+    attention beside the residual stream; None: it does not tell."""

@@ -4,9 +4,10 @@
     h_2 = GELU(U_2 (x + a y))             R channels, y the output of this block's attention, a = 1 at first
     out = W [w_1 sigmoid(s_1) h_1 | f w_2 sigmoid(s_2) h_2]
 
-without biases. w_1 and w_2 begin as the parts' shares of D_ff, s_1 at 2, s_2 at `skip`. f is 1, or 0 until
-the second part is switched on: after `activation_steps` (`delayed`), or when the loss has calmed
-(`variance-guided`); w_2 then begins at 0.1. No two tokens meet here.
+without biases. With `tie`, U_2 is the first R rows of the attention's output projection. w_1 and w_2 begin
+as the parts' shares of D_ff, s_1 at 2, s_2 at `skip`. f is 1, or 0 until the second part is switched on:
+after `activation_steps` (`delayed`), or when the loss has calmed (`variance-guided`); w_2 then begins at 0.1.
+No two tokens meet here.
 
 mcgrof/AdamWPrune at 0700927: gpt2/ra.py (2025-11), as its text defines it; steps are optimizer steps, and the
 warm-up of f, which that code set and did not read, is read.
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torchstone._errors import ConfigError
 from torchstone.nn.activation import Delayed, VarianceGuided
 from torchstone.nn.attention.context import Attended, AttentionContext, Cache
-from torchstone.nn.mlp.naive import naive_rmlp
+from torchstone.nn.mlp.naive import naive_confidence, naive_rmlp
 from torchstone.nn.mlp.record import Grown, MLPRecord
 
 if TYPE_CHECKING:
@@ -45,8 +46,14 @@ class RMLP(nn.Module):
                 f"model.mlp.reciprocal_width={R} leaves nothing of an MLP of {width} channels",
                 next=f"choose less than {width}, or a larger d_ff",
             )
+        if options.tie and R > C:
+            raise ConfigError(
+                f"model.mlp.reciprocal_width={R} is more than the {C} rows that model.mlp.tie=y can share",
+                next=f"choose at most {C}, or model.mlp.tie=n",
+            )
+        self.num_heard = R
         self.standard = nn.Linear(C, width - R, bias=False)
-        self.reciprocal = nn.Linear(C, R, bias=False)
+        self.reciprocal = None if options.tie else nn.Linear(C, R, bias=False)
         self.out = nn.Linear(width, C, bias=False)
         self.residual_dropout = nn.Dropout(config.dropout)
         self.coupling = nn.Parameter(torch.tensor(1.0))
@@ -60,13 +67,26 @@ class RMLP(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T C"], attended: Attended, context: AttentionContext, past: Cache
     ) -> Grown:
-        standard = self.standard_weight * torch.sigmoid(self.standard_skip)
-        reciprocal = self.reciprocal_weight * torch.sigmoid(self.reciprocal_skip)
-        if self.switch is not None:
-            reciprocal = self.switch() * reciprocal
+        standard, reciprocal = self.standard_weight * torch.sigmoid(self.standard_skip), self.share()
         h = F.gelu(self.standard(x), approximate="tanh")
-        heard = F.gelu(self.reciprocal(x + self.coupling * attended.out), approximate="tanh")
+        heard = F.gelu(
+            F.linear(x + self.coupling * attended.out, self._second_map(attended)), approximate="tanh"
+        )
         return Grown(self.residual_dropout(self.out(torch.cat([standard * h, reciprocal * heard], dim=-1))))
+
+    def _second_map(self, attended: Attended) -> Float[Tensor, "R C"]:
+        if self.reciprocal is not None:
+            return self.reciprocal.weight
+        assert attended.projection is not None, "the block shows no projection"
+        return attended.projection[: self.num_heard]
+
+    def share(self) -> Float[Tensor, ""]:
+        """By which the second part counts: f w_2 sigmoid(s_2)."""
+        share = self.reciprocal_weight * torch.sigmoid(self.reciprocal_skip)
+        return share if self.switch is None else self.switch() * share
+
+    def confidence(self) -> Float[Tensor, ""]:
+        return self.share() * self.coupling
 
 
 def _switch(options: MLPConfig) -> Delayed | VarianceGuided | None:
@@ -79,12 +99,19 @@ def _switch(options: MLPConfig) -> Delayed | VarianceGuided | None:
     return None
 
 
+def _parameters(config: GPTConfig, layer: int) -> int:
+    shared = config.mlp.reciprocal_width * config.d_model if config.mlp.tie else 0
+    return 2 * config.d_model * config.hidden_width + 5 - shared
+
+
 RECORD = MLPRecord(
     name="r-mlp",
     summary="a part of the channels reads the token with what attention adds to it",
     source="mcgrof/AdamWPrune at 0700927: gpt2/ra.py (2025-11), as it was meant",
     make=RMLP,
     naive=naive_rmlp,
-    parameters=lambda config, layer: 2 * config.d_model * config.hidden_width + 5,
+    parameters=_parameters,
     flops=lambda config, layer, tokens: 4 * tokens * config.d_model * config.hidden_width,
+    confidence=naive_confidence,
+    reads_projection=lambda config: config.mlp.tie,
 )

@@ -88,7 +88,10 @@ def head_units(module: nn.Module, weights: dict[str, nn.Parameter]) -> dict[str,
         if not isinstance(num_heads, int):
             continue
         mine = {
-            name: each for name, each in weights.items() if name.startswith(f"{path}.") and each.ndim == 2
+            name: each
+            for name, each in weights.items()
+            # a block that counts its heads itself has an MLP beside them
+            if name.startswith(f"{path}.") and each.ndim == 2 and part_of(name) != "mlp"
         }
         for name, each in mine.items():
             is_output = name.removesuffix(".weight").rpartition(".")[2] in _OUTPUTS

@@ -32,6 +32,7 @@ def test_false_alarms_come_at_the_declared_rate() -> None:
 def test_large_samples_alarm_at_the_declared_rate_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the rows that are dealt, p-values are analytic and only their dependence is dealt."""
     monkeypatch.setattr("torchstone.drift.verdict.DEALT", 60)
+    monkeypatch.setattr("torchstone.drift.verdict.DEALT_OF_MANY", 60)
     assert abs(alarms(200, table, 200, seed=5, deals=99) - 0.05) <= 3.3 * np.sqrt(0.05 * 0.95 / 200)
 
 

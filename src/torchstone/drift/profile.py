@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -39,7 +39,7 @@ class Profile:
     numbers: Mapping[str, Array] = field(default_factory=dict)
     """name -> float64 [rows kept]; NaN where a row has no value."""
     categories: Mapping[str, Array] = field(default_factory=dict)
-    """name -> str [rows kept]."""
+    """name -> int64 [rows kept]: places in the sorted names of `counts`."""
     vectors: Mapping[str, Array] = field(default_factory=dict)
     """name -> float32 [rows kept, width]."""
     counts: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
@@ -78,12 +78,14 @@ class Profile:
             left, right = getattr(self, of), getattr(other, of)
             return {name: np.concatenate([left[name], right[name]])[chosen] for name in left}
 
+        categories = {name: pooled_codes(self, other, name)[1][chosen] for name in self.categories}
+
         return Profile(
             modality=self.modality,
             rows_seen=self.rows_seen + other.rows_seen,
             priority=priority[chosen],
             numbers=both("numbers"),
-            categories=both("categories"),
+            categories=categories,
             vectors=both("vectors"),
             counts={name: add_counts(self.counts[name], other.counts[name]) for name in self.counts},
             keep=keep,
@@ -163,6 +165,30 @@ def add_counts(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[A
     values, where = np.unique(np.concatenate([left[0], right[0]]), return_inverse=True)
     often = np.bincount(where, weights=np.concatenate([left[1], right[1]]), minlength=len(values))
     return values, often.astype(np.int64)
+
+
+def coded(values: Array) -> tuple[Array, tuple[Array, Array]]:
+    """(place of each value among the sorted unique ones, (those, how often))."""
+    names, codes, often = np.unique(values, return_inverse=True, return_counts=True)
+    return codes, (names, often.astype(np.int64))
+
+
+def code_outputs(outputs: Sequence[Any]) -> tuple[dict[str, Array], dict[str, tuple[Array, Array]]]:
+    """Classes of rows as the category "output", by their names."""
+    codes, counts = coded(np.array([str(each) for each in np.asarray(outputs).tolist()], dtype=str))
+    return {"output": codes}, {"output": counts}
+
+
+def pooled_codes(one: Profile, other: Profile, name: str) -> tuple[int, Array]:
+    """(number of classes of either, codes of the rows of both)."""
+    names = np.union1d(one.counts[name][0], other.counts[name][0])
+    codes = [recoded(each.categories[name], each.counts[name][0], names) for each in (one, other)]
+    return len(names), np.concatenate(codes)
+
+
+def recoded(codes: Array, names: Array, among: Array) -> Array:
+    """Codes into `names`, as codes into `among`, which holds them all."""
+    return np.searchsorted(among, names)[codes]
 
 
 def count(values: Array) -> tuple[Array, Array]:

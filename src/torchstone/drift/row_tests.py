@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from torchstone.drift.profile import Array, Profile
+from torchstone.drift.profile import Array, Profile, pooled_codes
 
 MOST_CLASSES = 64
 """Classes that are told apart; rarer ones count as one."""
@@ -77,8 +77,7 @@ def _all(reference: Profile, new: Profile) -> Iterator[RowTest]:
     for name in reference.numbers:
         yield from _number_tests(name, np.concatenate([reference.numbers[name], new.numbers[name]]), first)
     for name in reference.categories:
-        pooled = np.concatenate([reference.categories[name], new.categories[name]])
-        yield _class_test(name, pooled, first)
+        yield _class_test(name, *pooled_codes(reference, new, name), first)
     for name in reference.vectors:
         pooled = np.concatenate([reference.vectors[name], new.vectors[name]])
         yield _dense(name, "shares", 1.0, pooled, first)
@@ -134,26 +133,26 @@ def _dense(feature: str, aspect: str, weight: float, pooled: Array, first: int) 
     return RowTest(feature, aspect, weight, lambda rows: pooled[rows], difference, whiten)
 
 
-def _class_test(feature: str, pooled: Array, first: int) -> RowTest:
-    names, codes = np.unique(pooled, return_inverse=True)
-    often = np.bincount(codes, minlength=len(names))
-    smaller = min(first, len(pooled) - first)
+def _class_test(feature: str, classes: int, codes: Array, first: int) -> RowTest:
+    rows = len(codes)
+    often = np.bincount(codes, minlength=classes)
+    smaller = min(first, rows - first)
     common = np.argsort(-often, kind="stable")[:MOST_CLASSES]
-    common = common[often[common] * smaller >= RAREST * len(pooled)]
-    place = np.full(len(names), len(common))
+    common = common[often[common] * smaller >= RAREST * rows]
+    place = np.full(classes, len(common))
     place[common] = np.arange(len(common))
     codes = place[codes]
     width = len(common) + 1
     left = np.bincount(codes[:first], minlength=width)
     right = np.bincount(codes[first:], minlength=width)
-    share = (left + right) / len(pooled)
+    share = (left + right) / rows
     held = np.flatnonzero(share)
     whiten = np.zeros((width, max(0, len(held) - 1)))
     if len(held) > 1:
         # The indicators' covariance is diag(p) - p p', of one rank less than there are classes.
-        p = share[held] * len(pooled) / (len(pooled) - 1)
+        p = share[held] * rows / (rows - 1)
         values, vectors = np.linalg.eigh(np.diag(p) - np.outer(share[held], p))
         whiten[held] = vectors[:, 1:] / np.sqrt(values[1:])
     identity: Any = np.eye(width)
     difference = right / max(1, right.sum()) - left / max(1, left.sum())
-    return RowTest(feature, "classes", 1.0, lambda rows: identity[codes[rows]], difference, whiten)
+    return RowTest(feature, "classes", 1.0, lambda chosen: identity[codes[chosen]], difference, whiten)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from torchstone._errors import DataError
-from torchstone.drift.profile import KEPT_ROWS, Array, Modality, Profile, choose_rows, count, draw_priorities
+from torchstone.drift.profile import KEPT_ROWS, Array, Modality, Profile, choose_rows, coded, draw_priorities
 
 
 def profile_table(
@@ -34,6 +34,7 @@ def profile_table(
     kept = choose_rows(priority, keep)
     numbers: dict[str, Array] = {}
     categories: dict[str, Array] = {}
+    counts: dict[str, tuple[Array, Array]] = {}
     for name, column in columns.items():
         values = np.asarray(column)
         if values.ndim != 1:
@@ -43,14 +44,14 @@ def profile_table(
         elif values.dtype.kind == "O" and all(_is_number_or_none(each) for each in values):
             numbers[name] = np.array([np.nan if each is None else float(each) for each in values])
         else:
-            categories[name] = values.astype(str)
+            categories[name], counts[name] = coded(values.astype(str))
     return Profile(
         modality=modality,
         rows_seen=len(priority),
         priority=priority[kept],
         numbers={name: column[kept] for name, column in numbers.items()},
         categories={name: column[kept] for name, column in categories.items()},
-        counts={name: count(column) for name, column in categories.items()},
+        counts=counts,
         keep=keep,
     )
 

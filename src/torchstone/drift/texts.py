@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from torchstone._errors import DataError
-from torchstone.drift.profile import KEPT_ROWS, Array, Profile, choose_rows, count, draw_priorities
+from torchstone.drift.profile import (
+    KEPT_ROWS,
+    Array,
+    Profile,
+    choose_rows,
+    code_outputs,
+    count,
+    draw_priorities,
+)
 
 BUCKETS = 32
 """Groups of token ids whose share in each row is kept; few enough for the covariance of 100 rows."""
@@ -74,6 +82,7 @@ def profile_flat_texts(
         raise DataError(
             f"{len(outputs)} outputs for {len(lengths)} rows", next="give one class per row, or none"
         )
+    classes, output_counts = ({}, {}) if outputs is None else code_outputs(outputs)
     priority = draw_priorities(len(lengths), seed, start)
     kept = choose_rows(priority, keep)
     row_of, ids, kept_lengths = _rows(tokens, lengths, kept)
@@ -93,10 +102,9 @@ def profile_flat_texts(
         rows_seen=len(lengths),
         priority=priority[kept],
         numbers=numbers,
-        categories=_classes(outputs, kept),
+        categories={name: codes[kept] for name, codes in classes.items()},
         vectors={"tokens": shares.astype(np.float32)},
-        counts={"tokens": _count_ids(tokens), "length": count(shown)}
-        | ({} if outputs is None else {"output": count(_as_text(outputs))}),
+        counts={"tokens": _count_ids(tokens), "length": count(shown), **output_counts},
         keep=keep,
     )
 
@@ -131,11 +139,3 @@ def _count_ids(tokens: Array) -> tuple[Array, Array]:
     often = np.bincount(tokens)
     found = np.flatnonzero(often)
     return found, often[found]
-
-
-def _as_text(outputs: Sequence[Any]) -> Array:
-    return np.array([str(each) for each in np.asarray(outputs).tolist()], dtype=str)
-
-
-def _classes(outputs: Sequence[Any] | None, kept: Array) -> dict[str, Array]:
-    return {} if outputs is None else {"output": _as_text(outputs)[kept]}

@@ -6,7 +6,7 @@
 Every feature is tested (`row_tests.py`), and the smallest weighted p-value is compared with its distribution
 when rows are dealt out anew at random (Westfall and Young 1993, minP). Up to DEALT rows per side this is the
 exact permutation test of all rows; beyond, each feature's p-value is analytic and only the dependence between
-the features, which sample size does not change, is read from DEALT rows.
+the features, which sample size does not change, is read from fewer rows.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ Zone = Literal["healthy", "warning", "critical"]
 FALSE_ALARM_RATE = 0.05
 DEALS = 999
 DEALT = 1000
+"""Rows per side up to which all are dealt."""
+DEALT_OF_MANY = 500
+"""Rows per side that are dealt where there are more: enough to show how features depend on each other."""
 POWER = 0.8
 FEWEST_ROWS = 8
 WARNING, CRITICAL = 0.1, 0.2
@@ -129,7 +132,8 @@ def _dealt_minima(
     tests: list[RowTest], weights: Array, sizes: tuple[int, int], deals: int, rng: np.random.Generator
 ) -> Array:
     """[deals]: the smallest weighted p-value when the rows are dealt out anew."""
-    taken = min(sizes[0], DEALT), min(sizes[1], DEALT)
+    most = DEALT if max(sizes) <= DEALT else DEALT_OF_MANY
+    taken = min(sizes[0], most), min(sizes[1], most)
     chosen = np.concatenate(
         [
             rng.choice(sizes[0], taken[0], replace=False),

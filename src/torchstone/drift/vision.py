@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from torchstone._errors import DataError
-from torchstone.drift.profile import KEPT_ROWS, Array, Profile, choose_rows, count, draw_priorities
+from torchstone.drift.profile import KEPT_ROWS, Array, Profile, choose_rows, code_outputs, draw_priorities
 
 
 def profile_images(
@@ -30,19 +30,19 @@ def profile_images(
     priority = draw_priorities(len(statistics), seed, start)
     kept = choose_rows(priority, keep)
     brightness = statistics[:, :channels].mean(axis=1)
-    labels = None if outputs is None else np.array([str(each) for each in np.asarray(outputs).tolist()])
-    if labels is not None and len(labels) != len(statistics):
+    if outputs is not None and len(outputs) != len(statistics):
         raise DataError(
-            f"{len(labels)} outputs for {len(statistics)} images", next="give one class per image"
+            f"{len(outputs)} outputs for {len(statistics)} images", next="give one class per image"
         )
+    classes, counts = ({}, {}) if outputs is None else code_outputs(outputs)
     return Profile(
         modality="vision",
         rows_seen=len(statistics),
         priority=priority[kept],
         numbers={"brightness": brightness[kept]},
         vectors={"channels": statistics[kept].astype(np.float32)},
-        categories={} if labels is None else {"output": labels[kept]},
-        counts={} if labels is None else {"output": count(labels)},
+        categories={name: codes[kept] for name, codes in classes.items()},
+        counts=counts,
         keep=keep,
     )
 

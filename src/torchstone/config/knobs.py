@@ -7,6 +7,7 @@ not handled here (see `values.py`).
 
 from __future__ import annotations
 
+import functools
 import re
 import types
 import typing
@@ -68,8 +69,14 @@ class Knob:
 
 def knobs_of(sections: Mapping[str, type[Section]]) -> dict[str, Knob]:
     """All knobs by key, in order. A contradiction in them is our own mistake: ValueError."""
+    return dict(_knobs_of(tuple(sections.items())))
+
+
+@functools.lru_cache(maxsize=64)
+def _knobs_of(sections: tuple[tuple[str, type[Section]], ...]) -> dict[str, Knob]:
+    """Read once: a study asks for every cell."""
     table: dict[str, Knob] = {}
-    for name, section in sections.items():
+    for name, section in sections:
         _collect(name, section, table)
     symbols: dict[str, str] = {}
     short = [each.environment for each in table.values() if each.environment]

@@ -10,7 +10,7 @@ from study.study_texts import ABLATION, MATRIX, write
 from torchstone._errors import ConfigError, UsageError
 from torchstone.config.toml_lines import read_toml
 from torchstone.study.prove.claims import at_another_size
-from torchstone.study.study_file import available, find_study, read_study
+from torchstone.study.study_file import find_study, read_study
 
 
 def test_an_ablation_is_read_as_it_stands(tmp_path: Path) -> None:
@@ -102,13 +102,6 @@ def test_lines_see_through_strings_arrays_and_comments(tmp_path: Path) -> None:
     _, lines = read_toml(path)
     places = {("a",): 1, ("e",): 6, ("g",): 10, ("g", "h.i"): 11, ("g", "k", "l"): 12, ("nothing",): 1}
     assert {key: lines[key] for key in places} == places
-
-
-def test_every_shipped_study_is_sound_and_found_by_name() -> None:
-    names = [name for name, _ in available()]
-    assert "widths" in names
-    for name in names:
-        assert read_study(name).name == name
 
 
 def test_an_unknown_name_suggests() -> None:

@@ -124,7 +124,7 @@ def twin_settings(settings: Resolved, sizes: Mapping[str, int], scale: Scale, to
     changes |= {key: scale.sizes[key, size] for key, size in sizes.items()}
     ratio = UPDATES / max(total_steps, UPDATES)
     for key, knob in knobs.items():
-        if knob.unit == SCALED_STEPS and key.startswith(("optim.", "prune.")):
+        if knob.unit == SCALED_STEPS and key.startswith(("optim.", "prune.", "model.")):
             small = _interval(settings.plain[key], ratio, knob)
             if small != settings.plain[key] and in_effect(key, knobs, settings.plain):
                 changes[key] = small

@@ -58,10 +58,10 @@ class Route(nn.Module):
 class LowRank(nn.Module):
     """A projection through `rank` channels, begun as the best approximation of a full one."""
 
-    def __init__(self, width: int, rank: int) -> None:
+    def __init__(self, width: int, rank: int, bias: bool) -> None:
         super().__init__()
         self.down = nn.Linear(width, rank, bias=False)
-        self.up = nn.Linear(rank, width)
+        self.up = nn.Linear(rank, width, bias=bias)
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -76,7 +76,7 @@ class LowRank(nn.Module):
 
 class LensAttention(CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config.d_model, config.num_heads, config.dropout)
+        super().__init__(config)
         options, C = config.attention, config.d_model
         self.views = views(options.lens)
         self.logits = nn.Parameter(torch.tensor([[START[each] for each in self.views]] * config.num_heads))
@@ -89,8 +89,8 @@ class LensAttention(CausalSelfAttention):
             if options.compress > C:
                 raise ConfigError(f"model.attention.compress={options.compress} is more than d_model={C}")
             del self.qkv
-            self.query = nn.Linear(C, C)
-            self.key, self.value = LowRank(C, options.compress), LowRank(C, options.compress)
+            self.query = nn.Linear(C, C, bias=config.bias)
+            self.key, self.value = (LowRank(C, options.compress, config.bias) for _ in range(2))
         self.initialise()
 
     def initialise(self) -> None:
@@ -208,5 +208,6 @@ RECORDS = (
         cache=_cache,
         score_width=_score_width,
         rotary_width=_rotary_width,
+        qk_width=_rotary_width,
     ),
 )

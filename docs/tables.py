@@ -1,4 +1,4 @@
-"""Tables of the pages on optimizers, pruning and mechanisms, from the registries.
+"""Tables of pages: optimizers, pruning, mechanisms from their registries, studies from their files.
 
 python docs/tables.py            # writes them into the pages
 """
@@ -17,6 +17,7 @@ from torchstone.nn.mlp.registry import MLPS
 from torchstone.optim.pruning.methods import METHODS
 from torchstone.optim.pruning.ramp import RAMPS
 from torchstone.optim.registry import OPTIMIZERS, OptimizerRecord
+from torchstone.study.study_file import available, read_study
 
 DOCS = Path(__file__).parent
 
@@ -105,6 +106,19 @@ def mlps() -> str:
     return table(head, rows)
 
 
+def studies() -> str:
+    rows = []
+    for name, path in available():
+        study = read_study(path)
+        arms = (
+            f"{len(study.steps)} steps, {study.steps[0].id} to {study.steps[-1].id}"
+            if study.kind == "ablation"
+            else " x ".join(str(len(axis.values)) for axis in study.axes)
+        )
+        rows.append((f"`{name}`", arms, str(len(study.seeds)), study.describe))
+    return table(("name", "arms", "seeds", "what it asks"), rows)
+
+
 def _number(of_layers: Iterable[float]) -> float:
     found = list(of_layers)
     return sum(found) / len(found)
@@ -128,6 +142,7 @@ TABLES = {
     "optimizers.md": {"optimizers": optimizers},
     "pruning.md": {"methods": methods, "ramps": ramps},
     "mechanisms.md": {"attentions": attentions, "mlps": mlps},
+    "studies.md": {"studies": studies},
 }
 
 

@@ -1,13 +1,16 @@
 """A process that has torch loaded and has trained once; it forks runners of a study, to be killed.
 
-Reads a JSON request per line, {"study", "base", "kill": null or {"after_s", "whom"}}, and answers how the
-runner ended. `whom`: the runner, one of its cells, both at once, or two runners that share the work, one
-shortly after the other.
+Reads a JSON request per line, {"study", "base", "kill": null or {"since", "after_s", "whom"}}, and answers
+how the runner ended. `since`: "start" counts from the runner's first instant, "cell" from its first cell.
+`whom`: the runner, one of its cells, both at once, or two runners that share the work, one shortly after the
+other. Plans are made here, before the fork: they follow from the file alone, and would be most of what a kill
+costs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -47,11 +50,14 @@ def main() -> None:
 def run_and_kill(request: dict[str, Any]) -> dict[str, Any]:
     import psutil
 
+    plan_of(request["study"])
     kill, spent = request.get("kill") or {}, os.times()
     whom = kill.get("whom")
     runners = [fork_runner(request) for _ in range(2 if whom == "two runners" else 1)]
     cells: list[psutil.Process] = []
     if kill:
+        if kill["since"] == "cell":
+            wait_for_a_cell(runners)
         ended_within(runners[0], kill["after_s"])
         cells = [each for runner in runners for each in children(runner)]
         strike(whom, runners, [each.pid for each in cells], random.Random(kill["after_s"]))
@@ -62,6 +68,7 @@ def run_and_kill(request: dict[str, Any]) -> dict[str, Any]:
         "code": 0 if 0 in codes else max(codes, key=lambda code: code != -signal.SIGKILL),
         "orphans": len(alive),
         "struck": bool(kill and (cells or whom != "cell")),
+        "cells": len(cells),
         "cpu_s": sum(now[:4]) - sum(spent[:4]),
     }
 
@@ -86,6 +93,12 @@ def children(runner: int) -> list[Any]:
         return []
 
 
+def wait_for_a_cell(runners: list[int]) -> None:
+    while not any(children(each) for each in runners):
+        if ended_within(runners[0], 0.01):
+            return
+
+
 def strike(whom: str, runners: list[int], cells: list[int], rng: random.Random) -> None:
     victims = {"runner": runners, "cell": cells and [rng.choice(cells)], "both": [*runners, *cells]}
     for each in victims.get(whom, runners):
@@ -101,18 +114,24 @@ def end_of(runner: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(runner, 0)[1])
 
 
+@functools.cache
+def plan_of(study: str) -> Any:
+    from torchstone.study.plan import plan_study
+    from torchstone.study.study_file import read_study
+
+    return plan_study(read_study(study))
+
+
 def run_study(request: dict[str, Any]) -> int:
     from torchstone.study.cells import Budget, enter, run_cells
     from torchstone.study.executor import LocalExecutor
-    from torchstone.study.plan import plan_study
-    from torchstone.study.study_file import read_study
     from torchstone.tracking.store import Store
 
     base = Path(request["base"])
     log = os.open(base / "runner.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for descriptor in (1, 2):
         os.dup2(log, descriptor)
-    plan = plan_study(read_study(request["study"]))
+    plan = plan_of(request["study"])
     with Store.open(base / "store.db") as store:
         cells = enter(plan, store, base / "cells")
         executor = LocalExecutor(2, "cpu", start_method="fork")

@@ -132,12 +132,18 @@ def kill_until_through(
     """Run one study to its end, through all kills that strike on the way."""
     while True:
         whom = rng.choice([*WHOM])
-        kill = None if tally.kills >= kills else {"after_s": rng.uniform(0.0, 1.2), "whom": whom}
+        draw = {
+            "since": rng.choice(["start", "cell", "cell"]),
+            "after_s": rng.uniform(0.0, 1.2),
+            "whom": whom,
+        }
+        kill = None if tally.kills >= kills else draw
         told = server.ask({"study": study, "base": str(base), "kill": kill})
         tally.cpu_s += told["cpu_s"]
         if kill is not None:
             killed = told["struck"] and (told["code"] != 0 or whom == "cell")
-            tally.add(f"KILL of {WHOM[whom]}", "killed" if killed else "went on")
+            place = "at work" if told["cells"] else "before a cell began"
+            tally.add(f"KILL of {WHOM[whom]}, {place}", "killed" if killed else "went on")
         assert told["orphans"] == 0, f"{told} after {kill}"
         if told["code"] == 0:
             return

@@ -243,10 +243,10 @@ class _Session:
             else:
                 order["store"] = str(self.cells.store.path.absolute())
             slot = min(set(range(self.executor.slots)) - {each.slot for each in self.under_way})
-            running = self.executor.start(order, slot)
-            # A start may take longer than the lease, and the next claim would take the same cell again.
-            lost = bool(self.table.renew([lease], seconds=self.lease_s))
             with self._lock:
+                running = self.executor.start(order, slot)
+                # A start may take longer than the lease, and the next claim would take the same cell again.
+                lost = bool(self.table.renew([lease], seconds=self.lease_s))
                 self.under_way.append(_Working(lease, running, slot, lost=lost))
 
     def _fits(self, order: Mapping[str, Any]) -> bool:
@@ -336,15 +336,17 @@ class _Session:
 
         def renew() -> None:
             while not done.wait(self.lease_s / 3):
+                # Under the lock: a cell forked while this thread is inside SQLite would find SQLite's own
+                # lock taken, by a thread that it has not.
                 with self._lock:
                     held = [each for each in self.under_way if not each.lost]
-                try:
-                    gone = self.table.renew([each.lease for each in held], seconds=self.lease_s)
-                except Exception as error:  # the store may be back before the leases end
-                    log.warning("leases could not be renewed: %s", error)
-                    continue
-                for each in held:
-                    each.lost = each.lease in gone
+                    try:
+                        gone = self.table.renew([each.lease for each in held], seconds=self.lease_s)
+                    except Exception as error:  # the store may be back before the leases end
+                        log.warning("leases could not be renewed: %s", error)
+                        continue
+                    for each in held:
+                        each.lost = each.lease in gone
 
         thread = threading.Thread(target=renew, name="torchstone-leases", daemon=True)
         thread.start()

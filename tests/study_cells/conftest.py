@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 from faults.job import MODEL, write_text
+from tracking.postgres import postgres
+
+__all__ = ["postgres"]
 
 STUDY = """
 [study]

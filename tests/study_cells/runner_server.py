@@ -1,10 +1,10 @@
 """A process that has torch loaded and has trained once; it forks runners of a study, to be killed.
 
-Reads a JSON request per line, {"study", "base", "kill": null or {"since", "after_s", "whom"}}, and answers
-how the runner ended. `since`: "start" counts from the runner's first instant, "cell" from its first cell.
-`whom`: the runner, one of its cells, both at once, or two runners that share the work, one shortly after the
-other. Plans are made here, before the fork: they follow from the file alone, and would be most of what a kill
-costs.
+Reads a JSON request per line, {"study", "base", "store", "kills": [{"since", "after_s", "whom"}]}, and
+answers how the runner ended and what each kill struck. `since`: "start" counts from the first instant or from
+the kill before, "cell" from the next moment in which a cell is at work. `whom`: the runner, one of its cells,
+both at once, or two runners that share the work, one shortly after the other. Plans are made here, before the
+fork: they follow from the file alone, and would be most of what a kill costs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-LIMIT_S = 1800.0
+LIMIT_S = 3600.0
+SLOTS = 2
 
 
 def main() -> None:
@@ -51,24 +52,26 @@ def run_and_kill(request: dict[str, Any]) -> dict[str, Any]:
     import psutil
 
     plan_of(request["study"])
-    kill, spent = request.get("kill") or {}, os.times()
-    whom = kill.get("whom")
-    runners = [fork_runner(request) for _ in range(2 if whom == "two runners" else 1)]
+    kills, spent, began = request.get("kills", []), os.times(), time.monotonic()
+    runners = [fork_runner(request) for _ in range(2 if kills and kills[-1]["whom"] == "two runners" else 1)]
     cells: list[psutil.Process] = []
-    if kill:
+    strikes = []
+    for kill in kills:
         if kill["since"] == "cell":
             wait_for_a_cell(runners)
-        ended_within(runners[0], kill["after_s"])
+        if ended_within(runners[0], kill["after_s"]):
+            break
         cells = [each for runner in runners for each in children(runner)]
-        strike(whom, runners, [each.pid for each in cells], random.Random(kill["after_s"]))
+        strike(kill["whom"], runners, [each.pid for each in cells], random.Random(kill["after_s"]))
+        strikes.append({"whom": kill["whom"], "cells": len(cells)})
     codes = [end_of(each) for each in runners]
-    _, alive = psutil.wait_procs(cells, timeout=20.0)
+    _, alive = psutil.wait_procs(cells, timeout=60.0)
     now = os.times()
     return {
         "code": 0 if 0 in codes else max(codes, key=lambda code: code != -signal.SIGKILL),
         "orphans": len(alive),
-        "struck": bool(kill and (cells or whom != "cell")),
-        "cells": len(cells),
+        "strikes": strikes,
+        "wall_s": time.monotonic() - began,
         "cpu_s": sum(now[:4]) - sum(spent[:4]),
     }
 
@@ -132,9 +135,9 @@ def run_study(request: dict[str, Any]) -> int:
     for descriptor in (1, 2):
         os.dup2(log, descriptor)
     plan = plan_of(request["study"])
-    with Store.open(base / "store.db") as store:
+    with Store.open(request["store"]) as store:
         cells = enter(plan, store, base / "cells")
-        executor = LocalExecutor(2, "cpu", start_method="fork")
+        executor = LocalExecutor(SLOTS, "cpu", start_method="fork")
         return run_cells(cells, executor, Budget(), lease_s=5.0).exit_code
 
 

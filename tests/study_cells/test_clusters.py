@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import pytest
 from faults.job import HERE as FAULTS
+from tracking.postgres import KINDS, new_address
 
 from torchstone.study.cells import Budget, Cells, enter, run_cells
 from torchstone.study.executor import Executor, LocalExecutor, open_executor
@@ -31,10 +32,10 @@ def on_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def run_on(executor: Executor, study: str, base: Path) -> dict[str, Any]:
+def run_on(executor: Executor, study: str, base: Path, address: str | None = None) -> dict[str, Any]:
     """Result and rows of each cell."""
     plan = plan_study(read_study(study))
-    with Store.open(base / "store.db") as store:
+    with Store.open(address or base / "store.db") as store:
         cells: Cells = enter(plan, store, base / "cells")
         try:
             ending = run_cells(cells, executor, Budget())
@@ -79,9 +80,14 @@ def test_a_ray_cluster_of_two_nodes(tiny_study: Write, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_jobs_through_submitit(tiny_study: Write, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_jobs_through_submitit(
+    request: pytest.FixtureRequest, kind: str, tiny_study: Write, tmp_path: Path
+) -> None:
     pytest.importorskip("submitit", reason="pip install 'torchstone[slurm]'")
-    study = tiny_study()
+    study, address = tiny_study(rates=[0.01]), new_address(request, kind, tmp_path)
     here = run_on(LocalExecutor(1, "cpu"), study, tmp_path / "here")
-    there = run_on(open_executor("slurm:local", jobs=2, device="cpu"), study, tmp_path / "there")
+    there = run_on(open_executor("slurm:local", device="cpu"), study, tmp_path / "there", address)
     assert there == here
+    kept_aside = list((tmp_path / "there").rglob("store.db"))
+    assert len(kept_aside) == (kind == "sqlite"), "a server takes the rows as they come"

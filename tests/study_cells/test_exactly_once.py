@@ -14,7 +14,9 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from faults.job import environment, write_text
 from faults.laws import is_clock
 from faults.rain import REPORT, Tally
 from study_cells.conftest import write_study
+from study_cells.runner_server import SLOTS
+from tracking.postgres import KINDS, new_address
 
 from torchstone.study.cells import known
 from torchstone.study.plan import plan_study
@@ -43,6 +47,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 class Server:
     def __init__(self, home: Path) -> None:
         self.home = home
+        self.quiet: dict[tuple[int, int], Quiet] = {}
         self.text = write_text(home / "text")
         with (home / "server.log").open("w") as log:
             self.process = subprocess.Popen(
@@ -84,10 +89,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.close()
 
 
-def facts(study: str, base: Path) -> dict[str, Any]:
+@dataclass
+class Place:
+    """A study, and where it is run."""
+
+    study: str
+    base: Path
+    store: str
+
+    def request(self) -> dict[str, Any]:
+        return {"study": self.study, "base": str(self.base), "store": self.store}
+
+
+def facts(place: Place) -> dict[str, Any]:
     """What must be the same, killed or not, of every cell: its result and its rows."""
-    plan, found = plan_study(read_study(study)), {}
-    with Store.open(base / "store.db", readonly=True) as store:
+    plan, base, found = plan_study(read_study(place.study)), place.base, {}
+    with Store.open(place.store, readonly=True) as store:
         for state in known(plan, store, base / "cells").states():
             assert state.status == "done" and state.result is not None, (state.cell.name, state.error)
             assert holder(state.run_dir) is None
@@ -104,55 +121,88 @@ def facts(study: str, base: Path) -> dict[str, Any]:
     return found
 
 
-def rain(server: Server, base: Path, *, rates: int, seeds: int, kills: int, seed: int) -> Tally:
+@dataclass
+class Quiet:
+    """A study that nothing happened to, which all others of its size must equal."""
+
+    study: str
+    facts: dict[str, Any]
+    cell_s: float
+    """How long a cell took."""
+
+
+def untouched(server: Server, rates: int, seeds: int) -> Quiet:
+    """Run once for all, in a file."""
+    if (known := server.quiet.get((rates, seeds))) is None:
+        base = server.home / f"quiet-{rates}x{seeds}"
+        base.mkdir()
+        values = [0.01 * (1 + number) for number in range(rates)]
+        study = server.study(base / "tiny.toml", rates=values, seeds=[*range(1, seeds + 1)])
+        place = Place(study, base, str(base / "store.db"))
+        told = server.ask(place.request())
+        assert (told["code"], told["orphans"]) == (0, 0), (base / "runner.txt").read_text()[-2000:]
+        known = Quiet(study, facts(place), told["wall_s"] * SLOTS / (rates * seeds))
+        server.quiet[rates, seeds] = known
+    return known
+
+
+def rain(
+    quiet: Quiet, server: Server, base: Path, new_store: Callable[[Path], str], *, kills: int, seed: int
+) -> Tally:
     """Kill until so many kills have struck, beginning anew whenever a study got through; then compare."""
-    study = server.study(
-        base / "tiny.toml", rates=[0.01 * (1 + n) for n in range(rates)], seeds=[*range(1, seeds + 1)]
-    )
-    quiet = base / "quiet"
-    quiet.mkdir()
-    told = server.ask({"study": study, "base": str(quiet)})
-    assert (told["code"], told["orphans"]) == (0, 0), (quiet / "runner.txt").read_text()[-2000:]
-    expected, tally, rng = facts(study, quiet), Tally(cpu_s=told["cpu_s"]), random.Random(seed)
+    tally, draw_next = Tally(), partial(draw, random.Random(seed), quiet.cell_s)
     while tally.kills < kills:
         killed = base / f"killed-{tally.runs}"
         killed.mkdir()
+        place = Place(quiet.study, killed, new_store(killed))
         tally.runs += 1
         try:
-            kill_until_through(server, study, killed, rng, tally, kills)
-            assert facts(study, killed) == expected
+            kill_until_through(server, place, draw_next, tally, kills)
+            assert facts(place) == quiet.facts
         except AssertionError as broken:
             tally.broken.append(f"{broken}; seed {seed}, in {killed}")
     return tally
 
 
 def kill_until_through(
-    server: Server, study: str, base: Path, rng: random.Random, tally: Tally, kills: int
+    server: Server, place: Place, draw: Callable[[], list[dict[str, Any]]], tally: Tally, kills: int
 ) -> None:
     """Run one study to its end, through all kills that strike on the way."""
     while True:
-        whom = rng.choice([*WHOM])
-        draw = {
-            "since": rng.choice(["start", "cell", "cell"]),
-            "after_s": rng.uniform(0.0, 1.2),
-            "whom": whom,
-        }
-        kill = None if tally.kills >= kills else draw
-        told = server.ask({"study": study, "base": str(base), "kill": kill})
+        drawn = draw()[: kills - tally.kills]
+        told = server.ask(place.request() | {"kills": drawn})
         tally.cpu_s += told["cpu_s"]
-        if kill is not None:
-            killed = told["struck"] and (told["code"] != 0 or whom == "cell")
-            place = "at work" if told["cells"] else "before a cell began"
-            tally.add(f"KILL of {WHOM[whom]}, {place}", "killed" if killed else "went on")
-        assert told["orphans"] == 0, f"{told} after {kill}"
+        for each in told["strikes"]:
+            at = "at work" if each["cells"] else "before a cell began"
+            found = bool(each["cells"] or each["whom"] != "cell")
+            tally.add(f"KILL of {WHOM[each['whom']]}, {at}", "killed" if found else "found nobody")
+        assert told["orphans"] == 0, f"{told} after {drawn}"
         if told["code"] == 0:
             return
-        assert told["code"] == -9, f"{told} after {kill}: {(base / 'runner.txt').read_text()[-2000:]}"
+        said = (place.base / "runner.txt").read_text()[-2000:]
+        assert told["code"] == -9, f"{told} after {drawn}: {said}"
+
+
+def draw(rng: random.Random, cell_s: float) -> list[dict[str, Any]]:
+    """Kills of cells until one strikes their runner. `cell_s`: how long a cell takes if nobody is killed."""
+    kills: list[dict[str, Any]] = []
+    while not kills or kills[-1]["whom"] == "cell":
+        since, whom = rng.choice(["start", "cell", "cell"]), rng.choice([*WHOM])
+        kills.append({"since": since, "after_s": rng.uniform(0.0, 1.5 * cell_s), "whom": whom})
+    return kills
+
+
+@pytest.fixture
+def new_store(request: pytest.FixtureRequest) -> Callable[[Path], str]:
+    return partial(new_address, request, request.param)
 
 
 @pytest.mark.timeout(600)
-def test_forty_kills(server: Server, tmp_path: Path) -> None:
-    assert rain(server, tmp_path, rates=4, seeds=2, kills=40, seed=0).broken == []
+@pytest.mark.parametrize("new_store", KINDS, indirect=True)
+def test_forty_kills(server: Server, tmp_path: Path, new_store: Callable[[Path], str]) -> None:
+    """Twenty in each kind of store."""
+    tally = rain(untouched(server, 4, 2), server, tmp_path, new_store, kills=20, seed=0)
+    assert (tally.broken, tally.kills) == ([], 20)
 
 
 KILLS = int(os.environ.get("TORCHSTONE_CAMPAIGN_KILLS", "500"))
@@ -162,6 +212,7 @@ SEED = int(os.environ.get("TORCHSTONE_CAMPAIGN_SEED", "0"))
 @pytest.mark.campaign
 @pytest.mark.parametrize("seed", range(SEED, SEED + -(-KILLS // 100)))
 def test_a_hundred_cells(server: Server, tmp_path: Path, seed: int) -> None:
-    tally = rain(server, tmp_path, rates=20, seeds=5, kills=min(100, KILLS), seed=seed)
+    file = lambda folder: str(folder / "store.db")  # noqa: E731
+    tally = rain(untouched(server, 20, 5), server, tmp_path, file, kills=min(100, KILLS), seed=seed)
     tally.keep_part(REPORT / "cells", seed)
     assert tally.broken == []

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -28,12 +26,6 @@ from torchstone.tracking.store import Store
 
 fork = multiprocessing.get_context("fork")
 LEASE_S = 10.0
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store.db") as store:
-        yield store
 
 
 class Workers(RuleBasedStateMachine):
@@ -133,21 +125,21 @@ Workers.TestCase.settings = settings(
 TestWorkers = Workers.TestCase
 
 
-def take_all(path: Path, taken: list[str]) -> None:
-    with Store.open(path) as store:
+def take_all(address: str, taken: list[str]) -> None:
+    with Store.open(address) as store:
         table = JobTable(store, "q")
         while (lease := table.claim(this_process(), seconds=60)) is not None:
             taken.append(lease.job_id)
             assert table.finish(lease, DONE)
 
 
-def test_processes_that_claim_at_once_never_share_a_job(tmp_path: Path) -> None:
+def test_processes_that_claim_at_once_never_share_a_job(address: str) -> None:
     names = [f"job-{number}" for number in range(60)]
-    with Store.open(tmp_path / "store.db") as store:
+    with Store.open(address) as store:
         JobTable(store, "q").add({name: {} for name in names})
     with multiprocessing.Manager() as manager:
         taken = manager.list()
-        workers = [fork.Process(target=take_all, args=(tmp_path / "store.db", taken)) for _ in range(4)]
+        workers = [fork.Process(target=take_all, args=(address, taken)) for _ in range(4)]
         for each in workers:
             each.start()
         for each in workers:

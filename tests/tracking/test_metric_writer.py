@@ -118,7 +118,7 @@ def test_a_removed_store_stops_nothing_and_every_row_is_kept_aside(store, spille
     writer = MetricWriter(store, "a", spill=spilled)
     writer.log(1, {"x": 1.0})
     assert writer.flush()
-    shutil.rmtree(store.path.parent)
+    shutil.rmtree(Path(store.address).parent)
     for step in range(2, 12):
         writer.log(step, {"x": math.inf})
     assert writer.flush(2.0)
@@ -133,7 +133,7 @@ def test_a_removed_store_stops_nothing_and_every_row_is_kept_aside(store, spille
 
 def test_without_any_place_left_rows_are_lost_and_told(store, spilled, caplog):
     writer = MetricWriter(store, "a", spill=spilled.parent / "gone" / "x.jsonl")
-    shutil.rmtree(store.path.parent)
+    shutil.rmtree(Path(store.address).parent)
     for step in range(7):
         writer.log(step, {"x": 1.0})
     with caplog.at_level(logging.WARNING):
@@ -143,7 +143,7 @@ def test_without_any_place_left_rows_are_lost_and_told(store, spilled, caplog):
 
 
 def test_a_locked_store_neither_slows_the_step_nor_loses_rows(store, spilled):
-    other = sqlite3.connect(store.path, isolation_level=None)
+    other = sqlite3.connect(store.address, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     writer = MetricWriter(store, "a", spill=spilled)
     before = time.monotonic()
@@ -160,7 +160,7 @@ def test_a_locked_store_neither_slows_the_step_nor_loses_rows(store, spilled):
 
 
 def test_a_store_that_comes_back_gets_everything(store, spilled):
-    other = sqlite3.connect(store.path, isolation_level=None)
+    other = sqlite3.connect(store.address, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     writer = MetricWriter(store, "a", spill=spilled, max_rows=100)
     for step in range(60):  # more than half of the memory: they go to the spill file meanwhile
@@ -178,7 +178,7 @@ def test_a_store_that_comes_back_gets_everything(store, spilled):
 
 
 def test_memory_is_bounded_and_what_did_not_fit_is_told(store):
-    other = sqlite3.connect(store.path, isolation_level=None)
+    other = sqlite3.connect(store.address, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     writer = MetricWriter(store, "a", max_rows=100, every_s=60.0)
     for step in range(150):
@@ -192,7 +192,7 @@ def test_memory_is_bounded_and_what_did_not_fit_is_told(store):
 def test_a_writer_stuck_in_the_store_is_not_waited_for(tmp_path, spilled):
     with Store.open(tmp_path / "store.db", patience_s=3.0) as store:
         store.start_run("a", name="n", kind="train", run_dir="x")
-        other = sqlite3.connect(store.path, isolation_level=None)
+        other = sqlite3.connect(store.address, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         writer = MetricWriter(store, "a", spill=spilled)
         writer.log(1, {"x": 1.0})

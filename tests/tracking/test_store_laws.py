@@ -8,10 +8,11 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, text
 from sqlalchemy.exc import OperationalError
+from tracking.postgres import KINDS, new_address
 
 from torchstone._errors import EnvironmentProblem, TryAgain, UsageError
 from torchstone.tracking import migrations, schema
@@ -19,15 +20,9 @@ from torchstone.tracking.rows import MetricRow
 from torchstone.tracking.store import Store, default_store
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    with Store.open(tmp_path_factory.mktemp("store") / "store.db") as store:
-        yield store
-
-
-@pytest.fixture
-def store(tmp_path):
-    with Store.open(tmp_path / "store.db") as store:
+@pytest.fixture(scope="module", params=KINDS)
+def shared(request, tmp_path_factory):
+    with Store.open(new_address(request, request.param, tmp_path_factory.mktemp("store"))) as store:
         yield store
 
 
@@ -54,7 +49,8 @@ operation = st.one_of(
 _numbers = iter(range(10**9))
 
 
-@settings(max_examples=60, deadline=None)
+# Two databases share the function, whose examples are nobody else's.
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
 @given(st.lists(operation, max_size=12))
 def test_any_order_of_logging_and_truncation_equals_a_dict(shared, operations):
     run_id = started(shared, f"run-{next(_numbers)}")
@@ -197,34 +193,34 @@ def test_somebody_elses_files_are_left_alone(tmp_path):
     assert files(tmp_path) == ["notes.txt", "photos.db"]
 
 
-def test_an_old_store_is_migrated_and_a_newer_one_refused(tmp_path, monkeypatch):
-    path = tmp_path / "store.db"
+def test_an_old_store_is_migrated_and_a_newer_one_refused(address, monkeypatch):
     every = migrations.MIGRATIONS
     monkeypatch.setattr(migrations, "MIGRATIONS", every[:1])
-    with Store.open(path) as old:
+    with Store.open(address) as old:
         run_id = started(old)
         old.log_rows(run_id, [MetricRow("x", 1, 2.0)])
     monkeypatch.setattr(migrations, "MIGRATIONS", every)
-    with Store.open(path) as migrated:
+    with Store.open(address) as migrated:
         migrated.add_event(run_id, "opened")
         assert [row.value for row in migrated.metrics(run_id)] == [2.0]
     monkeypatch.setattr(migrations, "MIGRATIONS", every[:1])
     for readonly in (True, False):
         with pytest.raises(EnvironmentProblem, match="a newer torchstone"):
-            Store.open(path, readonly=readonly)
+            Store.open(address, readonly=readonly)
 
 
-def test_a_store_that_was_deleted_does_not_swallow_rows(store):
-    run_id = started(store)
-    store.path.unlink()
-    with pytest.raises(TryAgain, match="removed or replaced"):
-        store.log_rows(run_id, [MetricRow("x", 1, 1.0)])
+def test_a_store_that_was_deleted_does_not_swallow_rows(tmp_path):
+    with Store.open(tmp_path / "store.db") as store:
+        run_id = started(store)
+        (tmp_path / "store.db").unlink()
+        with pytest.raises(TryAgain, match="removed or replaced"):
+            store.log_rows(run_id, [MetricRow("x", 1, 1.0)])
 
 
 def test_a_busy_store_says_so_after_its_patience(tmp_path):
     with Store.open(tmp_path / "store.db", patience_s=0.05) as store:
         run_id = started(store)
-        other = sqlite3.connect(store.path, isolation_level=None)
+        other = sqlite3.connect(store.address, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(TryAgain, match=r"busy for 0\.05 s"):
             store.log_rows(run_id, [MetricRow("x", 1, 1.0)])
@@ -233,7 +229,8 @@ def test_a_busy_store_says_so_after_its_patience(tmp_path):
         store.log_rows(run_id, [MetricRow("x", 1, 1.0)])
 
 
-def test_a_transaction_that_met_a_busy_file_is_repeated_as_a_whole(store):
+def test_a_transaction_that_met_a_busy_file_is_repeated_as_a_whole(tmp_path):
+    store = Store.open(tmp_path / "store.db")
     run_id = started(store)
     attempts = []
 
@@ -243,9 +240,10 @@ def test_a_transaction_that_met_a_busy_file_is_repeated_as_a_whole(store):
         if len(attempts) < 3:  # as while another process recovers the file; SQLite does not wait then
             raise OperationalError("COMMIT", {}, sqlite3.OperationalError("database is locked"))
 
-    store._database.write(work)
+    store.database.write(work, about=run_id)
     assert attempts == [0, 0, 0]
     assert len(store.events(run_id)) == 1
+    store.close()
 
 
 def test_where_the_store_lies(tmp_path, monkeypatch):
@@ -254,6 +252,6 @@ def test_where_the_store_lies(tmp_path, monkeypatch):
     assert Path(default_store()) == Path("runs/store.db")
     monkeypatch.setenv("TORCHSTONE_STORE", f"sqlite:///{tmp_path}/x.db")
     with Store.open() as store:
-        assert store.path == tmp_path / "x.db"
-    with pytest.raises(UsageError, match="postgresql address"):
-        Store.open("postgresql://host/db")
+        assert store.address == str(tmp_path / "x.db")
+    with pytest.raises(UsageError, match="mysql address"):
+        Store.open("mysql://host/db")

@@ -1,4 +1,4 @@
-"""Many processes, one file: no row lost or doubled, nobody told "locked", and a kill breaks nothing."""
+"""Many processes, one store: no row lost or doubled, nobody told "locked", and a kill breaks nothing."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import multiprocessing
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
+from tracking.postgres import KINDS, new_address
 
 from torchstone.tracking.rows import MetricRow
 from torchstone.tracking.store import Store
@@ -18,9 +18,9 @@ WRITERS, ROWS, BATCH = 6, 500, 25
 fork = multiprocessing.get_context("fork")
 
 
-def write_rows(path: Path, number: int, gate) -> None:
+def write_rows(address: str, number: int, gate) -> None:
     gate.wait()
-    with Store.open(path) as store:
+    with Store.open(address) as store:
         _write_rows(store, number)
 
 
@@ -35,8 +35,8 @@ def _write_rows(store: Store, number: int) -> None:
     store.finish_run(run_id, "completed")
 
 
-def expect_every_row_once(path: Path) -> None:
-    with Store.open(path, readonly=True) as store:
+def expect_every_row_once(address: str) -> None:
+    with Store.open(address, readonly=True) as store:
         for number in range(WRITERS):
             rows = store.metrics(f"run-{number}", "x")
             assert [(row.step, row.value) for row in rows] == [
@@ -57,34 +57,35 @@ def run_all(target, arguments) -> None:
     assert [child.exitcode for child in children] == [0] * len(children)
 
 
-def test_processes_that_open_and_write_at_once_lose_nothing(tmp_path):
-    path, gate = tmp_path / "store.db", fork.Barrier(WRITERS)
-    with Store.open(path) as store:
+def test_processes_that_open_and_write_at_once_lose_nothing(address):
+    gate = fork.Barrier(WRITERS)
+    with Store.open(address) as store:
         store.start_run("shared", name="n", kind="train", run_dir="x")
-    run_all(write_rows, [(path, number, gate) for number in range(WRITERS)])
-    expect_every_row_once(path)
+    run_all(write_rows, [(address, number, gate) for number in range(WRITERS)])
+    expect_every_row_once(address)
 
 
-def open_new(path: Path, number: int, gate) -> None:
+def open_new(address: str, number: int, gate) -> None:
     gate.wait()
-    with Store.open(path) as store:
+    with Store.open(address) as store:
         store.start_run(f"run-{number}", name="n", kind="train", run_dir="x")
 
 
-def test_processes_that_create_the_store_at_once_agree(tmp_path):
+@pytest.mark.parametrize("kind", KINDS)
+def test_processes_that_create_the_store_at_once_agree(request, kind, tmp_path):
     for attempt in range(5):
-        path, gate = tmp_path / str(attempt) / "store.db", fork.Barrier(WRITERS)
-        run_all(open_new, [(path, number, gate) for number in range(WRITERS)])
-        with Store.open(path, readonly=True) as store:
+        address, gate = new_address(request, kind, tmp_path / str(attempt)), fork.Barrier(WRITERS)
+        run_all(open_new, [(address, number, gate) for number in range(WRITERS)])
+        with Store.open(address, readonly=True) as store:
             assert len(store.runs()) == WRITERS
 
 
-def test_a_store_opened_before_the_fork_works_in_every_child(tmp_path):
-    with Store.open(tmp_path / "store.db") as store:
+def test_a_store_opened_before_the_fork_works_in_every_child(address):
+    with Store.open(address) as store:
         store.start_run("shared", name="n", kind="train", run_dir="x")
         run_all(_write_rows, [(store, number) for number in range(WRITERS)])
         store.log_rows("shared", [MetricRow("x", 0, 0.0)])
-    expect_every_row_once(tmp_path / "store.db")
+    expect_every_row_once(address)
 
 
 def use_another_connection(store: Store, parents: object) -> None:
@@ -93,15 +94,14 @@ def use_another_connection(store: Store, parents: object) -> None:
 
 
 def raw_connection(store: Store) -> object:
-    return store._database.read(lambda connection: connection.connection.dbapi_connection)
+    return store.database.read(lambda connection: connection.connection.dbapi_connection)
 
 
-def test_a_child_never_touches_its_parents_connection(tmp_path):
+def test_a_child_never_touches_its_parents_connection(store):
     # SQLite forbids it: locks belong to a process, and closing one file would drop them.
-    with Store.open(tmp_path / "store.db") as store:
-        mine = raw_connection(store)
-        run_all(use_another_connection, [(store, mine)])
-        assert raw_connection(store) is mine
+    mine = raw_connection(store)
+    run_all(use_another_connection, [(store, mine)])
+    assert raw_connection(store) is mine
 
 
 def log_until_killed(store: Store, flushed) -> None:
@@ -114,16 +114,16 @@ def log_until_killed(store: Store, flushed) -> None:
         writer.log(step, {"x": float(step), "y": -float(step)})
 
 
-def test_a_killed_writer_loses_at_most_what_was_not_flushed(tmp_path):
-    path, flushed = tmp_path / "store.db", fork.Event()
-    with Store.open(path) as store:
+def test_a_killed_writer_loses_at_most_what_was_not_flushed(address):
+    flushed = fork.Event()
+    with Store.open(address) as store:
         store.start_run("a", name="n", kind="train", run_dir="x")
         child = fork.Process(target=log_until_killed, args=(store, flushed))
         child.start()
         assert flushed.wait(60)
         os.kill(child.pid, signal.SIGKILL)
         child.join()
-    with Store.open(path) as store:
+    with Store.open(address) as store:
         x, y = store.metrics("a", "x"), store.metrics("a", "y")
         assert [row.step for row in x] == list(range(1, len(x) + 1))
         assert len(x) >= 300

@@ -165,8 +165,9 @@ def _from_run_id(text: str, runs: Path) -> Target | None:
 
 
 def _run_dir_in_store(run_id: str, runs: Path) -> Path | None:
-    store = Path(os.environ.get("TORCHSTONE_STORE", "").removeprefix("sqlite:///") or runs / "store.db")
-    if not store.is_file():
+    named = os.environ.get("TORCHSTONE_STORE") or str(runs / "store.db")
+    store = named.removeprefix("sqlite:///")
+    if "://" not in store and not Path(store).is_file():
         return None
     from torchstone.tracking.store import Store
 

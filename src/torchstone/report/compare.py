@@ -73,7 +73,7 @@ def best_run(store: Store, key: str, mode: Direction | None = None) -> dict[str,
     if not found:
         raise UsageError(
             f"no run has a finite value of {key!r}",
-            where=str(store.path),
+            where=store.where,
             next="torchstone runs show RUN lists the metrics of a run",
         )
     run, row = (min if mode == "min" else max)(found, key=lambda pair: pair[1].value)

@@ -117,6 +117,7 @@ def enter(plan: Plan, store: Store, root: Path, *, needs: Callable[[Cell], int |
           trust: bool | None = None) -> Cells:  # fmt: skip
     """Put the plan's cells into the table. `needs` forecasts the memory of a cell, in bytes."""
     cells = known(plan, store, root)
+    there = cells.table.standing()
     cells.table.add(
         {
             each.id: {
@@ -127,6 +128,7 @@ def enter(plan: Plan, store: Store, root: Path, *, needs: Callable[[Cell], int |
                 "trust": trust,
             }
             for each in plan.cells
+            if each.id not in there
         }
     )
     return cells
@@ -238,16 +240,19 @@ class _Session:
                 self.table.give_back(lease, wait_s=1.0, counts=False, result=lease.job.result)
                 return
             order = dict(lease.job.order)
-            if not self.executor.shares_store:
-                order["store"] = str(Path(order["run_dir"]) / "store.db")
-            else:
-                order["store"] = str(self.cells.store.path.absolute())
+            order["store"] = self._store_of(order)
             slot = min(set(range(self.executor.slots)) - {each.slot for each in self.under_way})
             with self._lock:
                 running = self.executor.start(order, slot)
                 # A start may take longer than the lease, and the next claim would take the same cell again.
                 lost = bool(self.table.renew([lease], seconds=self.lease_s))
                 self.under_way.append(_Working(lease, running, slot, lost=lost))
+
+    def _store_of(self, order: Mapping[str, Any]) -> str:
+        """Where a cell keeps its rows: a file of another machine's cannot be written to safely."""
+        if self.executor.shares_store or self.cells.store.folder is None:
+            return self.cells.store.address
+        return str(Path(order["run_dir"]) / "store.db")
 
     def _fits(self, order: Mapping[str, Any]) -> bool:
         """Whether the host has the memory that the cell will take by forecast; the first is always tried."""
@@ -280,7 +285,7 @@ class _Session:
         lease, spent = each.lease, each.seconds
         kept = {name: outcome.get(name) for name in ("status", "exit_code", "result", "error")}
         if outcome["status"] == "completed":
-            if not self.executor.shares_store:
+            if self._store_of(lease.job.order) != self.cells.store.address:
                 self._adopt(Path(lease.job.order["run_dir"]))
             self.table.finish(lease, DONE, kept, spent_s=spent)
         elif outcome["status"] in ("interrupted", "died"):

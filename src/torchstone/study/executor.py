@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from torchstone._errors import UsageError
 from torchstone.data.encoding import num_cores
 from torchstone.study.cell_job import leave_with_parent, logged, work
+from torchstone.tracking.store import Store
 
 Order = Mapping[str, Any]
 PRELOADED = [
@@ -77,6 +78,17 @@ def open_executor(where: str, *, jobs: int | None = None, device: str | None = N
 
         return SlurmExecutor(jobs, device, cluster="local" if where.endswith("local") else "slurm")
     raise UsageError(f"cells cannot be run on {where!r}", next="--on local, slurm, ray or ray://HOST:PORT")
+
+
+def refuse_to_send_secrets(store: Store, where: str) -> None:
+    """Cells on other machines are told the address of the store, and their orders may lie on a disk."""
+    if where != "local" and store.has_password:
+        raise UsageError(
+            "the address of the store holds a password",
+            where=store.where,
+            why=f"cells that run on {where} would be given it",
+            next="put the password into ~/.pgpass there and here, and take it out of TORCHSTONE_STORE",
+        )
 
 
 class LocalExecutor:

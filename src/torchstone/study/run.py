@@ -95,7 +95,7 @@ def run(
 ) -> Outcome:
     """Run what is not done yet of a study. Cells that were interrupted go on from their checkpoints."""
     from torchstone.study.cells import Budget, enter, known, run_cells
-    from torchstone.study.executor import open_executor
+    from torchstone.study.executor import open_executor, refuse_to_send_secrets
     from torchstone.study.prove.proof import prove
     from torchstone.tracking.store import Store
 
@@ -103,6 +103,7 @@ def run(
     root = root_of(plan, how.root)
     plan = settled(plan, root, where=how.where, device=how.device, trust=how.trust)
     with Store.open(store_of(root)) as store:
+        refuse_to_send_secrets(store, how.where)
         cells = known(plan, store, root)
         new = {each.id for each in plan.cells} - {each.cell.id for each in cells.states()}
         proof = prove(plan, progress=progress) if new and not how.proven else None

@@ -1,24 +1,27 @@
-"""Connections to one SQLite file that many processes write at once. Knows no tables.
+"""Transactions on a database that many processes write at once. Knows no tables.
 
-Every write takes the write lock at its start (BEGIN IMMEDIATE), so that SQLite can wait for it, and is
-repeated as a whole if the file is busy in one of the moments where SQLite does not wait by itself. Readers
-that must not leave a trace open the file read-only. A process forked from ours gets its own connections.
+    database = open_database("runs/store.db")            # or postgresql://USER@HOST/DATABASE
+    database.write(lambda connection: connection.execute(statement), about="a1")
+    database.read(lambda connection: connection.execute(query).all())
+
+On every database a write is kept whole or not at all; writes about the same thing happen one after the other,
+each seeing what those before it left; a write that met a passing obstacle (a lock, a lost connection) is
+repeated as a whole until the patience ends. A process forked from ours gets its own connections.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError, OperationalError
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy import Connection, Engine, Table
+from sqlalchemy.exc import DBAPIError
 
-from torchstone._errors import DiskFull, EnvironmentProblem, TryAgain, UsageError
+from torchstone._errors import TryAgain, UsageError
 
 Result = TypeVar("Result")
 
@@ -26,73 +29,66 @@ Result = TypeVar("Result")
 _INHERITED: list[Engine] = []
 
 
-class Database:
-    """Runs functions of a `Connection` in transactions on one file."""
+class Database(ABC):
+    """Runs functions of a `Connection` in transactions."""
 
-    def __init__(self, path: Path, *, readonly: bool, patience_s: float) -> None:
-        self.path = path
+    address: str
+    """Opens it again, from this process or another."""
+    where: str
+    """What messages and records call it: no password in it."""
+    folder: Path | None = None
+    """Where it lies, if it is a file."""
+    has_password = False
+    """Whether the address holds a secret."""
+
+    def __init__(self, *, readonly: bool, patience_s: float) -> None:
         self.readonly = readonly
         self.patience_s = patience_s
         self._start()
 
     def _start(self) -> None:
         self._pid = os.getpid()
-        self._inode: tuple[int, int] | None = None
-        self._engine = create_engine(
-            "sqlite://",
-            creator=self._open_for_reading if self.readonly else self._open_for_writing,
-            # A reader decides anew each time how to open the file (see below).
-            poolclass=NullPool if self.readonly else QueuePool,
-        )
-        event.listen(self._engine, "begin", _begin)
+        self._engine = self._new_engine()
 
     def close(self) -> None:
         if self._pid == os.getpid():
             self._engine.dispose()
 
     def read(self, work: Callable[[Connection], Result]) -> Result:
-        if not self.readonly:
-            return self._patiently(lambda: self._run(work, write=False))
-        for _ in range(5):
-            before = self._stamp()
-            try:
-                found = self._patiently(lambda: self._run(work, write=False))
-            except EnvironmentProblem:
-                if self._stamp() == before:
-                    raise
-                continue
-            # A writer that came meanwhile may have moved pages of a file taken as immutable: read it again.
-            if before[2] or self._stamp() == before:
-                return found
-        raise TryAgain("the store changes too quickly to be read", where=str(self.path))
+        return self._patiently(lambda: self._run(work, about=None))
 
-    def write(self, work: Callable[[Connection], Result]) -> Result:
-        """Run `work` in one transaction: all of it is kept, or nothing."""
+    def write(self, work: Callable[[Connection], Result], *, about: str) -> Result:
+        """Run `work` in one transaction: all of it is kept, or nothing. It may be run again, as a whole.
+
+        about: what is written about, such as a run or a queue; two writes about one thing do not overlap.
+        """
         if self.readonly:
-            raise UsageError("the store is open for reading only", where=str(self.path))
-        return self._patiently(lambda: self._run(work, write=True))
+            raise UsageError("the store is open for reading only", where=self.where)
+        return self._patiently(lambda: self._run(work, about=about))
 
-    def _run(self, work: Callable[[Connection], Result], *, write: bool) -> Result:
+    def _run(self, work: Callable[[Connection], Result], *, about: str | None) -> Result:
         if self._pid != os.getpid():
             _INHERITED.append(self._engine)
             self._start()
-        if not self.readonly:
-            self._still_there()
-        with self._engine.connect() as connection:
-            connection = connection.execution_options(writes=write)
-            with connection.begin():
-                return work(connection)
-
-    def _still_there(self) -> None:
-        """An open file that was deleted would take our rows without a word, and lose them."""
+        self._look()
+        worked = False
         try:
-            found = self.path.stat()
-        except FileNotFoundError:
-            found = None
-        inode = None if found is None else (found.st_dev, found.st_ino)
-        if self._inode is not None and inode != self._inode:
-            self._engine.dispose()
-            raise TryAgain("the store was removed or replaced", where=str(self.path))
+            with self._engine.connect() as connection:
+                connection = connection.execution_options(writes=about is not None)
+                with connection.begin():
+                    if about is not None:
+                        self._alone(connection, about)
+                    result = work(connection)
+                    worked = True
+                return result
+        except DBAPIError as error:
+            if worked and error.connection_invalidated:
+                raise TryAgain(
+                    "the store did not say whether it kept what was written",
+                    where=self.where,
+                    why=first_line(error),
+                ) from error
+            raise
 
     def _patiently(self, attempt: Callable[[], Result]) -> Result:
         deadline = time.monotonic() + self.patience_s
@@ -100,73 +96,42 @@ class Database:
         while True:
             try:
                 return attempt()
-            except OperationalError as error:
-                if not _is_busy(error) or time.monotonic() > deadline:
-                    raise self._explained(error) from error
-            except DatabaseError as error:
-                raise self._explained(error) from error
+            except DBAPIError as error:
+                if not self._passes(error) or time.monotonic() > deadline:
+                    explained = self._explained(error)
+                    if explained is error:
+                        raise
+                    raise explained from error
             time.sleep(pause)
             pause = min(pause * 2, 0.1)
 
-    def _explained(self, error: DatabaseError) -> Exception:
-        text = str(error.orig)
-        if "full" in text:
-            return DiskFull("no space left for the store", where=str(self.path), why=text)
-        if _is_busy(error):
-            return TryAgain(f"the store was busy for {self.patience_s:g} s", where=str(self.path), why=text)
-        if "not a database" in text or "malformed" in text:
-            return EnvironmentProblem(
-                "the store cannot be read",
-                where=str(self.path),
-                why=text,
-                next="move the file away; the run folders keep their own files",
-            )
-        if isinstance(error, OperationalError):
-            return TryAgain("the store cannot be used", where=str(self.path), why=text)
-        return error
+    @abstractmethod
+    def _look(self) -> None:
+        """What is to be seen to before every transaction."""
 
-    def _open_for_writing(self) -> sqlite3.Connection:
-        connection = self._connect("rwc")
-        if _pragma(connection, "journal_mode") != "wal":
-            connection.execute("PRAGMA journal_mode = WAL")
-        # In WAL mode this survives any death of the process; only a power cut may cost the last transactions.
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        found = self.path.stat()
-        self._inode = (found.st_dev, found.st_ino)
-        return connection
+    @abstractmethod
+    def _new_engine(self) -> Engine: ...
 
-    def _open_for_reading(self) -> sqlite3.Connection:
-        # A read-only connection to a WAL file leaves `-wal` and `-shm` behind. Where no writer is about (no
-        # `-wal`), nothing can change under us, and SQLite may take the file as immutable: no trace.
-        writer_about = Path(f"{self.path}-wal").exists()
-        return self._connect("ro" if writer_about else "ro&immutable=1")
+    @abstractmethod
+    def _alone(self, connection: Connection, about: str) -> None:
+        """Wait until no other transaction writes about this, and keep others waiting."""
 
-    def _stamp(self) -> tuple[int, int, bool]:
-        found = self.path.stat()
-        return found.st_mtime_ns, found.st_size, Path(f"{self.path}-wal").exists()
+    @abstractmethod
+    def _passes(self, error: DBAPIError) -> bool:
+        """Whether the same again may succeed shortly."""
 
-    def _connect(self, mode: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode={mode}",
-            uri=True,
-            timeout=self.patience_s,
-            isolation_level=None,  # transactions are ours: see `_begin`
-            check_same_thread=False,
-        )
-        connection.execute(f"PRAGMA busy_timeout = {int(self.patience_s * 1000)}")
-        return connection
+    @abstractmethod
+    def _explained(self, error: DBAPIError) -> Exception:
+        """The error as a user understands it."""
+
+    @abstractmethod
+    def now(self, connection: Connection) -> float:
+        """Seconds since 1970, UTC, by the clock that all who write here share."""
+
+    @abstractmethod
+    def insert(self, table: Table) -> Any:
+        """An INSERT that knows `on_conflict_do_update` and `on_conflict_do_nothing`."""
 
 
-def _pragma(connection: sqlite3.Connection, name: str) -> Any:
-    return connection.execute(f"PRAGMA {name}").fetchone()[0]
-
-
-def _begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("writes")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _is_busy(error: DatabaseError) -> bool:
-    text = str(error.orig)
-    return "locked" in text or "busy" in text
+def first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().partition("\n")[0]

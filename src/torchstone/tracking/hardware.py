@@ -28,6 +28,7 @@ EXTRAS = (
     ("plots", ("matplotlib",), "dashboards as pictures"),
     ("stats", ("scipy",), "intervals and power of a comparison (torchstone publish)"),
     ("frames", ("pandas",), "reports as data frames"),
+    ("postgres", ("psycopg",), "one store for many machines (TORCHSTONE_STORE=postgresql://...)"),
 )
 
 

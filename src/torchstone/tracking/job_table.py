@@ -16,17 +16,16 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, func, or_, select, update
-from sqlalchemy.dialects.sqlite import insert
 
 from torchstone._errors import UsageError
 from torchstone._registry import suggest
 from torchstone.tracking import schema
+from torchstone.tracking.database import Result
 from torchstone.tracking.store import Store
 
 WAITING, LEASED, DONE, FAILED, CANCELLED = JOB_STATUSES = ("waiting", "leased", "done", "failed", "cancelled")
@@ -88,12 +87,18 @@ def is_dead(owner: str) -> bool:
 
 
 class JobTable:
-    """The jobs of one queue. Every method is one transaction."""
+    """The jobs of one queue. Every method is one transaction; the clock is the store's, which all share."""
 
-    def __init__(self, store: Store, queue: str, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Store, queue: str, *, clock: Callable[[], float] | None = None) -> None:
         self.queue = queue
         self._database = store.database
         self._clock = clock
+
+    def _now(self, connection: Connection) -> float:
+        return self._database.now(connection) if self._clock is None else self._clock()
+
+    def _write(self, work: Callable[[Connection], Result]) -> Result:
+        return self._database.write(work, about=f"queue {self.queue}")
 
     def add(self, orders: Mapping[str, Mapping[str, Any]]) -> int:
         """Enter jobs in this order; one that is known keeps its state. How many are new."""
@@ -107,10 +112,12 @@ class JobTable:
                     "queue": self.queue, "job_id": job_id, "place": place, "status": WAITING,
                     "order": json.dumps(order), "token": 0, "tries": 0, "not_before": 0.0, "seconds": 0.0,
                 }  # fmt: skip
-                new += connection.execute(insert(_jobs).values(row).on_conflict_do_nothing()).rowcount
+                new += connection.execute(
+                    self._database.insert(_jobs).values(row).on_conflict_do_nothing()
+                ).rowcount
             return new
 
-        return self._database.write(enter)
+        return self._write(enter)
 
     def claim(
         self,
@@ -124,7 +131,7 @@ class JobTable:
         wanted = None if among is None else set(among)
 
         def take(connection: Connection) -> Lease | None:
-            now = self._clock()
+            now = self._now(connection)
             due = and_(_jobs.c.status == WAITING, _jobs.c.not_before <= now)
             columns = [_jobs.c.job_id, _jobs.c.status, _jobs.c.owner, _jobs.c.leased_until]
             free = select(*columns).where(_jobs.c.queue == self.queue, or_(due, _jobs.c.status == LEASED))
@@ -141,28 +148,28 @@ class JobTable:
                 return Lease(job, job.token + 1)
             return None
 
-        return self._database.write(take)
+        return self._write(take)
 
     def renew(self, leases: Iterable[Lease], *, seconds: float) -> list[Lease]:
         """Keep leases for longer; those that are another's by now."""
-        until = self._clock() + seconds
         held = list(leases)
 
         def keep(connection: Connection) -> list[Lease]:
+            until = self._now(connection) + seconds
             return [
                 each
                 for each in held
                 if not connection.execute(self._mine(each).values(leased_until=until)).rowcount
             ]
 
-        return self._database.write(keep) if held else []
+        return self._write(keep) if held else []
 
     def finish(
         self, lease: Lease, status: str, result: Mapping[str, Any] | None = None, *, spent_s: float = 0.0
     ) -> bool:
         """Say how the job ended: done or failed. False, and nothing kept, where the lease was lost."""
         values = {"status": status, "result": None if result is None else json.dumps(result)}
-        return self._end(lease, values, spent_s)
+        return self._end(lease, spent_s, lambda connection: values)
 
     def give_back(
         self,
@@ -175,17 +182,21 @@ class JobTable:
     ) -> bool:
         """Leave the job to the next claim, `wait_s` from now at the earliest; a try that does not count was
         not the job's own fault."""
-        values: dict[str, Any] = {"status": WAITING, "not_before": self._clock() + wait_s}
-        values["result"] = None if result is None else json.dumps(result)
+        values: dict[str, Any] = {"status": WAITING, "result": None if result is None else json.dumps(result)}
         if not counts:
             values["tries"] = _jobs.c.tries - 1
-        return self._end(lease, values, spent_s)
-
-    def _end(self, lease: Lease, values: Mapping[str, Any], spent_s: float) -> bool:
-        statement = self._mine(lease).values(
-            **values, owner=None, leased_until=None, seconds=_jobs.c.seconds + spent_s
+        return self._end(
+            lease, spent_s, lambda connection: values | {"not_before": self._now(connection) + wait_s}
         )
-        return bool(self._database.write(lambda connection: connection.execute(statement).rowcount))
+
+    def _end(self, lease: Lease, spent_s: float, values: Callable[[Connection], Mapping[str, Any]]) -> bool:
+        def end(connection: Connection) -> bool:
+            statement = self._mine(lease).values(
+                **values(connection), owner=None, leased_until=None, seconds=_jobs.c.seconds + spent_s
+            )
+            return bool(connection.execute(statement).rowcount)
+
+        return self._write(end)
 
     def _mine(self, lease: Lease) -> Any:
         return update(_jobs).where(
@@ -203,7 +214,7 @@ class JobTable:
             .where(_jobs.c.status.in_([FAILED, CANCELLED]))
             .values(status=WAITING, tries=0, not_before=0.0, result=None)
         )
-        return int(self._database.write(lambda connection: connection.execute(statement).rowcount))
+        return int(self._write(lambda connection: connection.execute(statement).rowcount))
 
     def cancel(self, job_id: str) -> str:
         """Let a job that waits be; what it was before. One that runs is its worker's to stop."""
@@ -214,7 +225,7 @@ class JobTable:
                 .where(_jobs.c.queue == self.queue, _jobs.c.job_id == job_id, _jobs.c.status == WAITING)
                 .values(status=CANCELLED)
             )
-            self._database.write(lambda connection: connection.execute(statement))
+            self._write(lambda connection: connection.execute(statement))
         return job.status
 
     def standing(self) -> dict[str, tuple[str, float]]:

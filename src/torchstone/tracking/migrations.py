@@ -1,14 +1,15 @@
 """From any older store to the newest: numbered small functions, each run once, all in one transaction.
 
-The number of the last one that ran is kept in the file (`PRAGMA user_version`); `application_id` says that
-the file is ours. To change the schema, append a function; never edit an old one once it is released.
+The number of the last one that ran is kept in an SQLite file as `PRAGMA user_version`, whose `application_id`
+says that the file is ours, and in PostgreSQL in a table of its own. To change the schema, append a function;
+never edit an old one once it is released.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, delete, insert, inspect, select
 
 from torchstone._errors import EnvironmentProblem, UsageError
 from torchstone.tracking import schema
@@ -38,18 +39,25 @@ def newest_version() -> int:
 
 
 def version(connection: Connection) -> int:
-    return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+    """The number of the last migration that ran here."""
+    if connection.dialect.name == "sqlite":
+        return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+    if not inspect(connection).has_table(schema.stamp.name):
+        return 0
+    return connection.execute(select(schema.stamp.c.version)).scalar_one()
 
 
 def refuse_foreign(connection: Connection, where: str) -> None:
-    """An SQLite file that torchstone did not make, or that a newer torchstone made, is left alone."""
-    ours = connection.exec_driver_sql("PRAGMA application_id").scalar_one() == APPLICATION_ID
-    if not ours and connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one():
+    """What torchstone did not make, or a newer torchstone made, is left alone."""
+    theirs = _theirs(connection)
+    if theirs:
         raise UsageError(
             "this database is not a torchstone store",
             where=where,
-            why="it holds tables that torchstone did not make",
-            next="name another file in TORCHSTONE_STORE",
+            why=f"it holds tables that torchstone did not make: {', '.join(theirs[:5])}",
+            next="name another file in TORCHSTONE_STORE"
+            if connection.dialect.name == "sqlite"
+            else "name another database, or a schema of its own: ?options=-csearch_path%3DNAME",
         )
     found = version(connection)
     if found > newest_version():
@@ -61,6 +69,17 @@ def refuse_foreign(connection: Connection, where: str) -> None:
         )
 
 
+def _theirs(connection: Connection) -> list[str]:
+    """Tables in our way. A file is ours alone; a PostgreSQL database may hold other things beside us."""
+    if connection.dialect.name == "sqlite":
+        if connection.exec_driver_sql("PRAGMA application_id").scalar_one() == APPLICATION_ID:
+            return []
+        return sorted(inspect(connection).get_table_names())
+    if version(connection):
+        return []
+    return sorted(set(inspect(connection).get_table_names()) & set(schema.metadata.tables))
+
+
 def migrate(connection: Connection) -> None:
     """Bring the store to the newest schema. The caller holds the write lock."""
     before = version(connection)
@@ -68,5 +87,10 @@ def migrate(connection: Connection) -> None:
         return
     for step in MIGRATIONS[before:]:
         step(connection)
-    connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.exec_driver_sql(f"PRAGMA user_version = {newest_version()}")
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.exec_driver_sql(f"PRAGMA user_version = {newest_version()}")
+        return
+    schema.metadata.create_all(connection, tables=[schema.stamp])
+    connection.execute(delete(schema.stamp))
+    connection.execute(insert(schema.stamp), {"version": newest_version()})

@@ -1,4 +1,4 @@
-"""The tables of the store. An open format: any SQLite client can read the file.
+"""The tables of the store. An open format: any client of SQLite or PostgreSQL can read it.
 
 Times are seconds since 1970 in UTC. `value` is NULL for NaN, because SQLite knows no NaN; infinities are
 kept as they are, the sign of zero is not. JSON is kept as text. A change here needs a numbered step in
@@ -7,20 +7,22 @@ kept as they are, the sign of zero is not. JSON is kept as text. A change here n
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
 metadata = MetaData()
+Name = String().with_variant(String(collation="C"), "postgresql")
+"""Text that is sorted by its bytes wherever it is kept."""
 
 
 def _run_id(*, primary_key: bool = False) -> Column[str]:
     owner = ForeignKey("runs.run_id", ondelete="CASCADE")
-    return Column("run_id", String, owner, primary_key=primary_key, nullable=False)
+    return Column("run_id", Name, owner, primary_key=primary_key, nullable=False)
 
 
 runs = Table(
     "runs",
     metadata,
-    Column("run_id", String, primary_key=True),
+    Column("run_id", Name, primary_key=True),
     Column("name", String, nullable=False),
     Column("kind", String, nullable=False),
     Column("status", String, nullable=False),
@@ -36,8 +38,8 @@ metrics = Table(
     "metrics",
     metadata,
     _run_id(primary_key=True),
-    Column("key", String, primary_key=True),
-    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("key", Name, primary_key=True),
+    Column("step", BigInteger, primary_key=True, autoincrement=False),
     Column("value", Float),
     Column("at", Float, nullable=False),
     # The primary key is the order in which curves are read; a hidden row number would store it twice.
@@ -48,8 +50,8 @@ last_values = Table(
     "last_values",
     metadata,
     _run_id(primary_key=True),
-    Column("key", String, primary_key=True),
-    Column("step", Integer, nullable=False),
+    Column("key", Name, primary_key=True),
+    Column("step", BigInteger, nullable=False),
     Column("value", Float),
     Column("at", Float, nullable=False),
     sqlite_with_rowid=False,
@@ -69,8 +71,8 @@ Index("events_by_run", events.c.run_id, events.c.at)
 jobs = Table(
     "jobs",
     metadata,
-    Column("queue", String, primary_key=True),
-    Column("job_id", String, primary_key=True),
+    Column("queue", Name, primary_key=True),
+    Column("job_id", Name, primary_key=True),
     Column("place", Integer, nullable=False),
     Column("status", String, nullable=False),
     Column("order", Text, nullable=False),
@@ -97,8 +99,11 @@ checks = Table(
     "checks",
     metadata,
     _run_id(primary_key=True),
-    Column("check_id", String, primary_key=True),
+    Column("check_id", Name, primary_key=True),
     Column("place", Integer, nullable=False),
     Column("status", String, nullable=False),
     Column("record", Text, nullable=False),
 )
+
+stamp = Table("torchstone_store", metadata, Column("version", Integer, nullable=False))
+"""In PostgreSQL alone: one row, the number of the last migration."""

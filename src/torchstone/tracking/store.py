@@ -1,4 +1,4 @@
-"""The experiment store: runs, metric rows, events and check reports in one SQLite file.
+"""The experiment store: runs, metric rows, events and check reports, in one SQLite file or in PostgreSQL.
 
     store = Store.open("runs/store.db")
     store.start_run("a1", name="gpt-nano", kind="train", run_dir="runs/a1", config={})
@@ -6,7 +6,7 @@
     store.finish_run("a1", "completed", {"steps": 1})
 
 A metric row (run, key, step) exists once; logging it again replaces its value. Many processes may write at
-once. During training, `writer.MetricWriter` stands between the step and this file.
+once. During training, `writer.MetricWriter` stands between the step and the store.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, Table, delete, func, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import IntegrityError
 
 from torchstone._errors import UsageError
 from torchstone._registry import suggest
-from torchstone.tracking import migrations, schema
+from torchstone.tracking import schema
 from torchstone.tracking.database import Database
 from torchstone.tracking.rows import Event, MetricRow, RunRow
+from torchstone.tracking.sqlite_database import open_sqlite
 
 STATUSES = ("running", "completed", "interrupted", "failed")
 Direction = Literal["min", "max"]
@@ -45,36 +45,39 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._keep_metric, self._keep_last = _upserts(database)
 
     @classmethod
     def open(
         cls, url_or_path: str | Path | None = None, *, readonly: bool = False, patience_s: float = 60.0
     ) -> Store:
-        """Open (and create, unless `readonly`) a store: a path, `sqlite:///path`, or None for the default.
+        """Open (and create, unless `readonly`) a store: None for the default, or its address.
 
-        A busy file is waited for up to `patience_s`. `readonly` leaves no file behind, not even for a moment.
+        An address is a path, `sqlite:///PATH` or `postgresql://USER@HOST/DATABASE` (extra `[postgres]`). A
+        busy store is waited for up to `patience_s`. `readonly` leaves nothing behind, not even for a moment.
         """
-        path = _path_of(default_store() if url_or_path is None else url_or_path)
-        if readonly and not path.is_file():
-            raise UsageError(
-                "there is no store here yet",
-                where=str(path),
-                next="run `torchstone train` or `torchstone check` first, or set TORCHSTONE_STORE",
-            )
-        if path.is_file():
-            # Looked at without touching it: a file that is not ours must stay as it is.
-            looking = Database(path, readonly=True, patience_s=patience_s)
-            looking.read(lambda connection: migrations.refuse_foreign(connection, str(path)))
-        if readonly:
-            return cls(looking)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        database = Database(path, readonly=False, patience_s=patience_s)
-        database.write(migrations.migrate)
-        return cls(database)
+        address = str(default_store() if url_or_path is None else url_or_path)
+        return cls(open_database(address, readonly=readonly, patience_s=patience_s))
 
     @property
-    def path(self) -> Path:
-        return self._database.path
+    def address(self) -> str:
+        """Opens this store again, from another process too."""
+        return self._database.address
+
+    @property
+    def where(self) -> str:
+        """What messages and records call it; a password is left out."""
+        return self._database.where
+
+    @property
+    def has_password(self) -> bool:
+        """Whether the address holds a secret."""
+        return self._database.has_password
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that holds it; None: it is no file."""
+        return self._database.folder
 
     @property
     def database(self) -> Database:
@@ -112,9 +115,11 @@ class Store:
         }
         row = {"run_id": run_id, "started": time.time(), "summary": "{}", **fresh}
         statement = (
-            upsert(schema.runs).values(row).on_conflict_do_update(index_elements=["run_id"], set_=fresh)
+            self._database.insert(schema.runs)
+            .values(row)
+            .on_conflict_do_update(index_elements=["run_id"], set_=fresh)
         )
-        self._database.write(lambda connection: connection.execute(statement))
+        self._database.write(lambda connection: connection.execute(statement), about=run_id)
 
     def finish_run(self, run_id: str, status: str, summary: Mapping[str, Any] | None = None) -> None:
         if status not in STATUSES:
@@ -125,7 +130,10 @@ class Store:
             .where(schema.runs.c.run_id == run_id)
             .values(status=status, ended=ended, summary=_json(summary or {}))
         )
-        if self._database.write(lambda connection: connection.execute(statement).rowcount) == 0:
+        touched = self._database.write(
+            lambda connection: connection.execute(statement).rowcount, about=run_id
+        )
+        if touched == 0:
             raise self._unknown(run_id)
 
     def adopt(self, other: Store, run_id: str) -> None:
@@ -145,7 +153,7 @@ class Store:
                 if values:
                     connection.execute(insert(table), values)
 
-        self._database.write(keep)
+        self._database.write(keep, about=run_id)
 
     def runs(self, *, kind: str | None = None, limit: int | None = None) -> list[RunRow]:
         """Newest first."""
@@ -173,7 +181,7 @@ class Store:
         known = [row.run_id for row in self._all(select(schema.runs.c.run_id))]
         return UsageError(
             f"there is no run {run_id!r} in this store",
-            where=str(self.path),
+            where=self.where,
             why=suggest(run_id, known),
             next="torchstone runs list",
         )
@@ -194,13 +202,13 @@ class Store:
             return
 
         def keep(connection: Connection) -> None:
-            connection.execute(_KEEP_METRIC, records)
-            connection.execute(_KEEP_LAST, list(newest.values()))
+            connection.execute(self._keep_metric, records)
+            connection.execute(self._keep_last, list(newest.values()))
 
         try:
-            self._database.write(keep)
+            self._database.write(keep, about=run_id)
         except IntegrityError as error:
-            if "FOREIGN KEY" not in str(error.orig):
+            if "foreign key" not in str(error.orig).lower():
                 raise
             raise self._unknown(run_id) from error
 
@@ -256,7 +264,7 @@ class Store:
             connection.execute(insert(last).from_select([column.name for column in table.c], rows))
             return gone
 
-        return self._database.write(cut)
+        return self._database.write(cut, about=run_id)
 
     # Events and checks
 
@@ -314,9 +322,9 @@ class Store:
                     connection.execute(insert(table), rows)
 
         try:
-            self._database.write(keep)
+            self._database.write(keep, about=run_id)
         except IntegrityError as error:
-            if "FOREIGN KEY" not in str(error.orig):
+            if "foreign key" not in str(error.orig).lower():
                 raise
             raise self._unknown(run_id) from error
 
@@ -324,17 +332,20 @@ class Store:
         return self._database.read(lambda connection: connection.execute(query).all())
 
 
-def _path_of(url_or_path: str | Path) -> Path:
-    text = str(url_or_path)
-    if text.startswith("sqlite:///"):
-        return Path(text.removeprefix("sqlite:///"))
-    if "://" in text:
+def open_database(address: str, *, readonly: bool, patience_s: float) -> Database:
+    """The database that an address names, with the tables of the store in it."""
+    if address.startswith("postgres"):
+        from torchstone.tracking.postgres_database import SCHEMES, open_postgres
+
+        if address.startswith(SCHEMES):
+            return open_postgres(address, readonly=readonly, patience_s=patience_s)
+    path = address.removeprefix("sqlite:///")
+    if "://" in path:
         raise UsageError(
-            f"no store can be opened at a {text.split(':')[0]} address",
-            why="this version keeps its store in an SQLite file",
-            next="give a path, or sqlite:///PATH",
+            f"no store can be opened at a {path.split(':')[0]} address",
+            next="give a path, sqlite:///PATH or postgresql://USER@HOST/DATABASE",
         )
-    return Path(text)
+    return open_sqlite(Path(path), readonly=readonly, patience_s=patience_s)
 
 
 def _json(value: Any) -> str:
@@ -357,18 +368,19 @@ def _run_row(row: Row[Any]) -> RunRow:
     )
 
 
-def _upsert_rows(table: Table, keys: list[str], fields: list[str]) -> Any:
-    statement = upsert(table)
-    return statement.on_conflict_do_update(
-        index_elements=keys, set_={name: statement.excluded[name] for name in fields}
+def _upserts(database: Database) -> tuple[Any, Any]:
+    """Statements that keep a metric row, and the newest row of a metric."""
+    metric = database.insert(schema.metrics)
+    last = database.insert(schema.last_values)
+    return (
+        metric.on_conflict_do_update(
+            index_elements=["run_id", "key", "step"],
+            set_={name: metric.excluded[name] for name in ("value", "at")},
+        ),
+        last.on_conflict_do_update(
+            index_elements=["run_id", "key"],
+            set_={name: last.excluded[name] for name in ("step", "value", "at")},
+            # Rows may arrive late (another process, a spill file): only a later step is newer.
+            where=last.excluded.step >= schema.last_values.c.step,
+        ),
     )
-
-
-_KEEP_METRIC = _upsert_rows(schema.metrics, ["run_id", "key", "step"], ["value", "at"])
-_NEWEST = upsert(schema.last_values)
-_KEEP_LAST = _NEWEST.on_conflict_do_update(
-    index_elements=["run_id", "key"],
-    set_={name: _NEWEST.excluded[name] for name in ("step", "value", "at")},
-    # Rows may arrive late (another process, a spill file): only a later step is newer.
-    where=_NEWEST.excluded.step >= schema.last_values.c.step,
-)

@@ -39,7 +39,7 @@ def find_runs(store: Store, wanted: Sequence[tuple[str, str]]) -> list[RunRow]:
     why = next((suggest(value, tags) for key, value in wanted if key == "tag" and value not in tags), "")
     raise UsageError(
         f"no run has {said}",
-        where=str(store.path),
+        where=store.where,
         why=why or (f"tags in this store: {', '.join(tags)}" if tags else "no run in this store has a tag"),
         next="torchstone runs tag RUN TAG, or train with --set tracking.tags=TAG",
     )
@@ -100,7 +100,7 @@ def read_run(store: Store, run: RunRow, reading: Reading) -> RecordedRun:
     return RecordedRun(
         run_id=run.run_id,
         origin="store",
-        where=str(store.path),
+        where=store.where,
         statements={name: tuple(stated) for name, stated in found.items()},
         config=config,
         covered=frozenset(covered),

@@ -97,13 +97,13 @@ def judge_again(store: Store, run_id: str) -> list[Standing]:
 
     A page that was tampered with, or whose runs are gone, is left as it is and told.
     """
-    beside = store.path.absolute().parent
+    beside = store.folder or Path()
     pages = {beside / event.data["page"] for event in store.events(run_id) if event.kind == PUBLISHED}
     found = []
     for folder in sorted(each for each in pages if (each / FILE).is_file()):
-        standing, now = _examined(folder, store.path)
+        standing, now = _examined(folder, store.address)
         if now is not None and standing.verdict != standing.was and standing.status != "tampered":
-            write_page(now, folder, store.path)
+            write_page(now, folder, store.where)
         found.append(standing)
     return found
 
@@ -241,14 +241,18 @@ def _changes(content: Mapping[str, Any], now: Publication) -> Iterator[str]:
 def _tell_runs(publication: Publication, folder: Path, sha256: str) -> None:
     """Each run of a store learns which page rests on it, so that it can be judged again.
 
-    The page is named from the store, as the store is in the page, so that both can be moved together.
+    The page is named from a store that is a file, as the store is in the page, so both can be moved together.
     """
     data = {"verdict": publication.verdict, "sha256": sha256}
     runs = [(run.where, run.run_id) for arm in publication.arms for run in arm.runs if run.origin == "store"]
     for where in dict.fromkeys(where for where, _ in runs):
-        page = os.path.relpath(folder.absolute(), Path(where).absolute().parent)
         try:
             with Store.open(where) as opened:
+                page = (
+                    os.path.relpath(folder.absolute(), opened.folder)
+                    if opened.folder
+                    else str(folder.absolute())
+                )
                 for run_id in dict.fromkeys(run_id for place, run_id in runs if place == where):
                     opened.add_event(run_id, PUBLISHED, {"page": page} | data)
         except (OSError, TorchstoneError) as error:  # the page is written, and can be verified all the same

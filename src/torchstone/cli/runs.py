@@ -120,6 +120,54 @@ def compare_runs(
     return 0
 
 
+@app.command("probes")
+def probes(
+    run: Run,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="PNG", help="Where to draw them; default: no picture, only a table."),
+    ] = None,
+    store: Where = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Show what was measured inside the model: gates, entropy and reciprocity of its attention, over steps.
+
+    Example:  torchstone runs probes 20260131 --out gates.png
+    """
+    start_logging(quiet, verbose)
+    from torchstone.report.probes_info import probe_panels, probes_dict
+    from torchstone.report.run_info import run_info
+
+    run_id, store = _located(run, store)
+    with _open(store) as opened:
+        info = run_info(opened, run_id)
+    panels = probe_panels(info)
+    if not panels:
+        raise UsageError(
+            f"nothing was measured inside {info.run.run_id}",
+            why="its model has no learned gates or was never validated, and tracking.attention_samples is 0",
+            next="torchstone train TARGET --set tracking.attention_samples=2",
+        )
+    if out is not None:
+        from pathlib import Path
+
+        from torchstone.report.figure_file import write_png
+        from torchstone.report.probes import probes_figure
+
+        write_png(probes_figure(info.run.name, panels), Path(out))
+    if as_json:
+        print_json(probes_dict(info, panels, out))
+        return 0
+    from torchstone.report.run_table import probes_table
+
+    console().print(probes_table(panels))
+    if out is not None:
+        console().print(f"drawn in {out}", markup=False)
+    return 0
+
+
 @app.command("best")
 def best(
     metric: Annotated[str, typer.Option("--metric", help="The metric that decides.")] = "val/loss",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchstone._errors import UsageError
+from torchstone.report.probes_info import is_probe
 from torchstone.report.run_info import direction, flat_config, live_status
 from torchstone.tracking.rows import RunRow
 from torchstone.tracking.store import Direction, Store
@@ -51,7 +52,7 @@ def compare(store: Store, run_ids: Sequence[str]) -> Comparison:
     runs = [store.run(run_id) for run_id in run_ids]
     ids = [run.run_id for run in runs]
     last = store.last_values(ids)
-    keys = sorted({key for values in last.values() for key in values})
+    keys = sorted({key for values in last.values() for key in values if not is_probe(key)})
     metrics: dict[str, list[float | None]] = {
         key: [last[run_id][key].value if key in last[run_id] else None for run_id in ids] for key in keys
     }

@@ -22,6 +22,7 @@ from torchstone.report.inert import inert
 from torchstone.report.numbers import number
 from torchstone.report.page import text
 from torchstone.report.palette import LIGHT, Theme
+from torchstone.report.probes_info import is_probe
 from torchstone.report.run_info import RunInfo, run_info
 from torchstone.report.terminal import sparkline
 from torchstone.tracking.store import Store
@@ -208,6 +209,7 @@ def _metric_rows(info: RunInfo) -> Sequence[tuple[str, ...]]:
             text(number(len(series.steps))),
         )
         for key, series in info.series.items()
+        if not is_probe(key)
     ]
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from torchstone.report.compare import Comparison
 from torchstone.report.inert import inert
 from torchstone.report.numbers import duration, number
+from torchstone.report.probes_info import ProbePanel, is_probe
 from torchstone.report.run_info import RunInfo, live_status
 from torchstone.report.terminal import sparkline
 from torchstone.tracking.rows import MetricRow, RunRow, iso
@@ -68,10 +69,34 @@ def run_card(info: RunInfo) -> RenderableType:
     for column in ("metric", "course", "last", "points"):
         curves.add_column(column, justify="right" if column in ("last", "points") else "left")
     for key, series in info.series.items():
-        curves.add_row(
-            _text(key), sparkline(series.values), number(series.values[-1]), number(len(series.steps))
-        )
-    return Group(facts, Text(), curves) if info.series else facts
+        if not is_probe(key):
+            curves.add_row(
+                _text(key), sparkline(series.values), number(series.values[-1]), number(len(series.steps))
+            )
+    inside = sum(map(is_probe, info.series))
+    note = Text(f"and {inside} measures of its inside: torchstone runs probes RUN", style="dim")
+    return Group(facts, Text(), curves, *([note] if inside else [])) if info.series else facts
+
+
+def probes_table(panels: Sequence[ProbePanel]) -> RenderableType:
+    """One line per quantity and block: its course, and the mean over the heads at both ends."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("measure", "block", "course", "first", "last", "smallest head", "largest head"):
+        is_text = column in ("measure", "course")
+        table.add_column(column, justify="left" if is_text else "right", overflow="fold")
+    for panel in panels:
+        name = f"{panel.title} ({panel.unit})" if panel.unit else panel.title
+        for line in panel.lines:
+            ends = (line.low[-1], line.high[-1]) if panel.num_heads > 1 and line.mean else (None, None)
+            table.add_row(
+                _text(name),
+                number(line.block),
+                sparkline(line.mean),
+                *(number(line.mean[place] if line.mean else None) for place in (0, -1)),
+                *map(number, ends),
+            )
+            name = ""
+    return table
 
 
 def comparison_table(comparison: Comparison) -> RenderableType:

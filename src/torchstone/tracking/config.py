@@ -20,6 +20,14 @@ class TrackingConfig(Section):
         unit="optimizer steps",
         ge=1,
     )
+    attention_samples: int = knob(
+        0,
+        help="Store entropy and reciprocity of each attention head at each validation, over so many of its "
+        "examples; 0: none.",
+        unit="examples",
+        ge=0,
+        changes_result=False,
+    )
     dashboard: bool = knob(True, help="Draw the dashboard when a run ends.", changes_result=False)
     tags: tuple[str, ...] = knob(
         (),

@@ -33,6 +33,7 @@ from torchstone.train.nonfinite import Policy
 from torchstone.train.objective import ModelObjective, PreparedBatches, validation_batches
 from torchstone.train.place import Place
 from torchstone.train.precision import autocast_of, require_usable
+from torchstone.train.probes import probes_of, require_attention
 from torchstone.train.progress import Pace, Progress
 from torchstone.train.ranks import IN_PLACE, Spread
 from torchstone.train.saving import Keeping
@@ -211,6 +212,7 @@ def _engine(
         if subject.ranks.main
         else None,
         spread=learner.spread,
+        probes=probes_of(subject, config, objective, learner.spread),
     )
 
 
@@ -254,6 +256,8 @@ def refuse_without_effect(config: Resolved, subject: Subject) -> None:
             "train.early_stopping_patience has no effect without validation data",
             next="give validation data, or take the key out",
         )
+    if config.tracking.attention_samples:
+        require_attention(subject, config)
     require_usable(config.train.precision, subject.device)
     if subject.ranks.world > 1:
         refuse_apart(config.train)

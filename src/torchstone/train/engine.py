@@ -17,7 +17,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +85,10 @@ class Taken:
     loader_state: dict[str, Any]
 
 
+Probe = Callable[[], dict[str, float]]
+"""Measures the model at each validation, for a row of metrics, and changes nothing."""
+
+
 class Stop(Exception):
     """The way out of the loop when a signal or the clock asks for it."""
 
@@ -120,6 +124,7 @@ class Engine:
         health: LayerHealth | None = None,
         keep_incident: Callable[[Taken, NonFinite], None] | None = None,
         spread: Spread = IN_PLACE,
+        probes: Sequence[Probe] = (),
     ) -> None:
         self.module = module
         self.objective = objective
@@ -143,6 +148,7 @@ class Engine:
         self.health = health
         self.keep_incident = keep_incident
         self.spread = spread
+        self.probes = probes
         self.saver = spread.saver(keeping, flush_rows, self._stop_reason)
         self._watch = watch or SignalWatch()
         self._began = time.monotonic() - progress.seconds
@@ -372,7 +378,15 @@ class Engine:
                 stop=lambda: self._asked_to_stop() > OUT_OF_TIME,
                 ranks=self.recipe.ranks,
             )
+            if means is not None:
+                self._log_probes()
         return None if means is None else {f"val/{key}": value for key, value in means.items()} | satisfied
+
+    def _log_probes(self) -> None:
+        """Rows of their own: hundreds of numbers that no checkpoint and no table of epochs needs."""
+        row = {key: value for probe in self.probes for key, value in probe().items()}
+        if row:
+            self.log_row(self.progress.step, row)
 
     def _judge(self, metrics: dict[str, float], seconds: float) -> bool:
         progress, loss = self.progress, metrics["val/loss"]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from torchstone._errors import ConfigError
 from torchstone.nn.attention.context import Handoff
+from torchstone.nn.gates import Gates
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -31,7 +32,7 @@ START = 2.0
 SMALLEST = 0.1
 
 
-class Budget(nn.Module):
+class Budget(Gates, nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         options = config.attention
@@ -49,11 +50,15 @@ class Budget(nn.Module):
     def forward(self, sent: Handoff) -> Float[Tensor, "#H"] | None:
         """None: all `keep`, each by its whole weight."""
         if self.logit is not None:
-            return self.keep * torch.sigmoid(self.logit)
+            return self.gates()["kept"]
         if self.is_informed and sent.confidence is not None:
             part = 1 / (1 + self.beta * sent.confidence.clamp(min=0))
             return self.keep * part.clamp(min=SMALLEST)[None]
         return None
+
+    def gates(self) -> dict[str, Tensor]:
+        """Places that are kept."""
+        return {} if self.logit is None else {"kept": self.keep * torch.sigmoid(self.logit)}
 
     def of_ranks(self, budget: Float[Tensor, "#H"] | None, device: torch.device) -> Float[Tensor, "#H r"]:
         """By which part of its weight the place of each rank counts; r = keep."""

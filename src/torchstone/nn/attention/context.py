@@ -16,6 +16,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+    from torchstone.nn.attention.scores import Scores
+
 Cache = tuple[Tensor, ...]
 """What one block keeps for the tokens to come: first its attention's tensors, then its MLP's.
 
@@ -34,6 +36,8 @@ class AttentionContext:
     keep_cache: bool = False
     keep_weights: bool = False
     """Some MLP reads `Attended.weights`."""
+    keep_scores: bool = False
+    """Somebody looks at `Attended.looked`."""
 
 
 class Handoff(NamedTuple):
@@ -47,6 +51,15 @@ class Handoff(NamedTuple):
     """How much the MLP of the own block hears of this attention; where the record `hears_confidence`."""
 
 
+class Looked(NamedTuple):
+    """By which scores the heads weighed the values, and what each query could see."""
+
+    scores: Scores
+    context: AttentionContext
+    shares: Float[Tensor, "B H T S"] | None = None
+    """Factor on each weight of the softmax; the weights of a query then sum to 1 again."""
+
+
 class Attended(NamedTuple):
     """What attention gives to its block, and what the block's MLP may read."""
 
@@ -57,6 +70,8 @@ class Attended(NamedTuple):
     """Latent of the keys, where the record tells a `latent_width`."""
     weights: Float[Tensor, "B T S"] | None = None
     """Mean over the heads of the attention weights, without gradient, where `keep_weights` asks for them."""
+    looked: Looked | None = None
+    """How the heads looked at the tokens, where `keep_scores` asks."""
     mlp_share: Float[Tensor, ""] | None = None
     """Factor on the MLP's branch, where the attention decides how the two share the residual stream."""
     projection: Float[Tensor, "C C"] | None = None

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torchstone.nn.attention.context import AttentionContext
 from torchstone.nn.attention.scores import Scores
 from torchstone.nn.attention.statistics import row_statistic, statistic_flops
+from torchstone.nn.gates import Gates
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from torchstone.nn.gpt import GPTConfig
 
 
-class CrossTokenGate(nn.Module):
+class CrossTokenGate(Gates, nn.Module):
     """Mixes values by scores as `Scores.attend` does, moderated."""
 
     def __init__(self, options: AttentionConfig, num_heads: int) -> None:
@@ -58,6 +59,9 @@ class CrossTokenGate(nn.Module):
         gate = torch.sigmoid(self.scale[:, None] * found + self.bias[:, None])
         strength = 1.0 if options.apply == "output-2025" else options.strength
         return 1 - strength + strength * gate
+
+    def gates(self) -> dict[str, Tensor]:
+        return {"scale": self.scale, "bias": self.bias}
 
     def extra_repr(self) -> str:
         return f"statistic={self.options.statistic}, apply={self.options.apply}"

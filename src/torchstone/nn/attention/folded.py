@@ -28,6 +28,7 @@ from torchstone.nn.attention.naive_heads import naive_folded, naive_untied
 from torchstone.nn.attention.record import AttentionRecord
 from torchstone.nn.attention.restart import Restart
 from torchstone.nn.attention.scores import Scores, score_flops
+from torchstone.nn.gates import Gates
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -38,14 +39,14 @@ SMALLEST = 1e-4
 """A weight under a square root stays above it."""
 
 
-class FoldedAttention(CausalSelfAttention):
+class FoldedAttention(Gates, CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config)
+        super().__init__(config.d_model, config.num_heads, config.dropout)
         self.rank = config.attention.rank
         require_rank(self.rank, self.head_width)
         width = self.head_width - self.rank
-        self.queries_keys = nn.Linear(config.d_model, 2 * width * config.num_heads, bias=config.bias)
-        self.values = nn.Linear(config.d_model, config.d_model, bias=config.bias)
+        self.queries_keys = nn.Linear(config.d_model, 2 * width * config.num_heads)
+        self.values = nn.Linear(config.d_model, config.d_model)
         del self.qkv
         self.to_low = nn.Parameter(torch.empty(width, self.rank))
         self.standard = nn.Parameter(torch.full((config.num_heads,), width / self.head_width))
@@ -80,10 +81,13 @@ class FoldedAttention(CausalSelfAttention):
         mixed, scores = super().mix(scores, v, context)
         return (mixed if self.restart is None else self.restart(mixed, v)), scores
 
+    def gates(self) -> dict[str, Tensor]:
+        return {"standard": self.standard, "reciprocal": self.reciprocal}
 
-class UntiedFoldedAttention(CausalSelfAttention):
+
+class UntiedFoldedAttention(Gates, CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config)
+        super().__init__(config.d_model, config.num_heads, config.dropout)
         rank = config.attention.rank
         require_rank(rank, self.head_width)
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
@@ -99,7 +103,7 @@ class UntiedFoldedAttention(CausalSelfAttention):
         self, x: Float[Tensor, "B T C"]
     ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T D"], Float[Tensor, "B H T D"]]:
         q, k, v = super().project(x)
-        weights = [each.clamp(min=SMALLEST).sqrt()[:, None] for each in (self.standard, self.reciprocal)]
+        weights = [each.sqrt()[:, None] for each in self.gates().values()]
         factor = torch.cat([w.expand(-1, n) for w, n in zip(weights, self.sizes, strict=True)], dim=1)
         return q * factor[:, None], k * factor[:, None], v
 
@@ -108,6 +112,10 @@ class UntiedFoldedAttention(CausalSelfAttention):
     ) -> tuple[Float[Tensor, "B H T D"], Scores]:
         mixed, scores = super().mix(scores, v, context)
         return (mixed if self.restart is None else self.restart(mixed, v)), scores
+
+    def gates(self) -> dict[str, Tensor]:
+        both = {"standard": self.standard, "reciprocal": self.reciprocal}
+        return {name: each.clamp(min=SMALLEST) for name, each in both.items()}
 
 
 def require_rank(rank: int, head_width: int) -> None:
@@ -123,14 +131,9 @@ def _gates(config: GPTConfig) -> int:
 
 
 def _parameters(config: GPTConfig, layer: int) -> int:
-    C, H, R, b = config.d_model, config.num_heads, config.attention.rank, config.bias
+    C, H, R = config.d_model, config.num_heads, config.attention.rank
     width = C // H - R
-    return 2 * width * H * (C + b) + 2 * C * (C + b) + width * R + _gates(config)
-
-
-def _untied_parameters(config: GPTConfig, layer: int) -> int:
-    C = config.d_model
-    return 4 * C**2 + C * config.bias + _gates(config)
+    return 2 * width * H * (C + 1) + 2 * (C**2 + C) + width * R + _gates(config)
 
 
 def _flops(config: GPTConfig, layer: int, tokens: int) -> int:
@@ -158,7 +161,7 @@ RECORDS = (
         source="mcgrof/AdamWPrune at 0700927: gpt2/ra.py",
         make=lambda config, layer: UntiedFoldedAttention(config),
         naive=naive_untied,
-        parameters=_untied_parameters,
+        parameters=lambda config, layer: 4 * config.d_model**2 + config.d_model + _gates(config),
         flops=causal_flops,
         cache=causal_cache,
     ),

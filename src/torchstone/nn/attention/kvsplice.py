@@ -18,11 +18,12 @@ from torch import Tensor
 
 from torchstone._errors import ConfigError, UsageError
 from torchstone.nn.attention.causal import CausalSelfAttention, causal_flops, causal_parameters
-from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
+from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff, Looked
 from torchstone.nn.attention.geometry import Geometry, fit_geometry
 from torchstone.nn.attention.heads import split_heads
 from torchstone.nn.attention.naive_splice import naive_kvsplice
-from torchstone.nn.attention.record import AttentionRecord, head_width
+from torchstone.nn.attention.record import AttentionRecord
+from torchstone.nn.rotary import rotate
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -35,7 +36,7 @@ MOST_VALUES = 120_000
 
 class SplicedAttention(CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config)
+        super().__init__(config.d_model, config.num_heads, config.dropout)
         rank = config.attention.value_rank
         if rank > self.head_width:
             raise ConfigError(
@@ -50,7 +51,9 @@ class SplicedAttention(CausalSelfAttention):
         sent: Handoff,
         past: Cache | None = None,
     ) -> Attended:
-        q, k, v = self.prepare(x, context)
+        q, k, v = self.project(x)
+        if context.rotary is not None:
+            q, k = rotate(q, context.rotary), rotate(k, context.rotary)
         small = self.geometry.encode(v)
         if past is not None:
             k, small = torch.cat([past[0], k], dim=2), torch.cat([past[1], small], dim=2)
@@ -60,6 +63,7 @@ class SplicedAttention(CausalSelfAttention):
             out=self.residual_dropout(self.finish(mixed, x, sent)),
             cache=(k, small) if context.keep_cache else (),
             weights=scores.mean_weights(context) if context.keep_weights else None,
+            looked=Looked(scores, context) if context.keep_scores else None,
         )
 
 
@@ -123,6 +127,5 @@ RECORDS = (
         parameters=causal_parameters,
         flops=_flops,
         cache=_cache,
-        qk_width=head_width,
     ),
 )

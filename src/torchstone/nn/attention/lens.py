@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from torchstone._errors import ConfigError
 from torchstone.nn.attention.causal import CausalSelfAttention, causal_parameters
-from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
+from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff, Looked
 from torchstone.nn.attention.heads import split_heads
 from torchstone.nn.attention.naive_heads import naive_lens
 from torchstone.nn.attention.record import AttentionRecord, head_width
 from torchstone.nn.attention.scores import Scores, score_flops
+from torchstone.nn.gates import Gates
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -37,7 +38,7 @@ ANNEALED = (2000, 10_000, -3.2)
 """First and last optimizer step over which the route's bias falls, and where it ends."""
 
 
-class Route(nn.Module):
+class Route(Gates, nn.Module):
     """The share of attention in the residual stream; the MLP has the rest."""
 
     bias: Tensor
@@ -54,14 +55,17 @@ class Route(nn.Module):
     def forward(self) -> Float[Tensor, ""]:
         return torch.sigmoid(self.logit + self.bias)
 
+    def gates(self) -> dict[str, Tensor]:
+        return {"share": self()}
+
 
 class LowRank(nn.Module):
     """A projection through `rank` channels, begun as the best approximation of a full one."""
 
-    def __init__(self, width: int, rank: int, bias: bool) -> None:
+    def __init__(self, width: int, rank: int) -> None:
         super().__init__()
         self.down = nn.Linear(width, rank, bias=False)
-        self.up = nn.Linear(rank, width, bias=bias)
+        self.up = nn.Linear(rank, width)
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -74,9 +78,9 @@ class LowRank(nn.Module):
         self.down.weight.copy_(root[:, None] * right[: len(root)])
 
 
-class LensAttention(CausalSelfAttention):
+class LensAttention(Gates, CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config)
+        super().__init__(config.d_model, config.num_heads, config.dropout)
         options, C = config.attention, config.d_model
         self.views = views(options.lens)
         self.logits = nn.Parameter(torch.tensor([[START[each] for each in self.views]] * config.num_heads))
@@ -89,8 +93,8 @@ class LensAttention(CausalSelfAttention):
             if options.compress > C:
                 raise ConfigError(f"model.attention.compress={options.compress} is more than d_model={C}")
             del self.qkv
-            self.query = nn.Linear(C, C, bias=config.bias)
-            self.key, self.value = (LowRank(C, options.compress, config.bias) for _ in range(2))
+            self.query = nn.Linear(C, C)
+            self.key, self.value = LowRank(C, options.compress), LowRank(C, options.compress)
         self.initialise()
 
     def initialise(self) -> None:
@@ -120,9 +124,7 @@ class LensAttention(CausalSelfAttention):
         self, q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H S D"], past: Cache | None
     ) -> tuple[Scores, Cache]:
         scale = self.head_width**-0.5
-        weight = {
-            view: self.logits.softmax(dim=-1)[:, index, None, None] for index, view in enumerate(self.views)
-        }
+        weight = {view: each[:, None, None] for view, each in self.gates().items()}
         own: list[Tensor] = []
         of_keys: list[Tensor] = []
         kept: Cache = ()
@@ -138,6 +140,10 @@ class LensAttention(CausalSelfAttention):
             Scores(weight["score"] * q, k, scale, torch.cat(own, dim=-1), torch.cat(of_keys, dim=-1)),
             kept,
         )
+
+    def gates(self) -> dict[str, Tensor]:
+        """The share of each view in the scores of each head."""
+        return dict(zip(self.views, self.logits.softmax(dim=-1).unbind(-1), strict=True))
 
     def _compressed(
         self, x: Float[Tensor, "B T C"], context: AttentionContext, sent: Handoff, past: Cache | None
@@ -155,6 +161,7 @@ class LensAttention(CausalSelfAttention):
             out=self.residual_dropout(self.finish(mixed, x, sent)),
             cache=(keys, values, *kept) if context.keep_cache else (),
             weights=scores.mean_weights(context) if context.keep_weights else None,
+            looked=Looked(scores, context) if context.keep_scores else None,
         )
 
 
@@ -208,6 +215,5 @@ RECORDS = (
         cache=_cache,
         score_width=_score_width,
         rotary_width=_rotary_width,
-        qk_width=_rotary_width,
     ),
 )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
+from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff, Looked
 from torchstone.nn.attention.cross_token import CrossTokenGate, cross_token_flops
 from torchstone.nn.attention.heads import join_heads, require_heads, split_heads
 from torchstone.nn.attention.naive import naive_latent
@@ -91,6 +91,7 @@ class LatentAttention(nn.Module):
             cache=(k, v, *kept) if context.keep_cache else (),
             latent=latent,
             weights=scores.mean_weights(context) if context.keep_weights else None,
+            looked=Looked(scores, context) if context.keep_scores else None,
         )
 
     def _scores(

@@ -30,12 +30,13 @@ from torch import Tensor, nn
 from torchstone.nn.attention import fused
 from torchstone.nn.attention.budget import Budget
 from torchstone.nn.attention.causal import CausalSelfAttention, causal_parameters
-from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
+from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff, Looked
 from torchstone.nn.attention.importance import Chosen, by_attention, by_worth, of_places
 from torchstone.nn.attention.naive_sparse import naive_pruned
 from torchstone.nn.attention.recent import RecentAttention
 from torchstone.nn.attention.record import AttentionRecord, head_width
 from torchstone.nn.attention.scores import Scores, near_flops, score_flops
+from torchstone.nn.rotary import rotate
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -47,7 +48,7 @@ class PrunedAttention(CausalSelfAttention):
     """n counts the places that are here: those of the cache that were not dropped, then the queries' own."""
 
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config)
+        super().__init__(config.d_model, config.num_heads, config.dropout)
         options = config.attention
         self.importance, self.recent = options.importance, options.recent
         self.keeps_keys = self.importance == "attention" and options.drop == "values"
@@ -61,7 +62,9 @@ class PrunedAttention(CausalSelfAttention):
         sent: Handoff,
         past: Cache | None = None,
     ) -> Attended:
-        q, k, v = self.prepare(x, context)
+        q, k, v = self.project(x)
+        if context.rotary is not None:
+            q, k = rotate(q, context.rotary), rotate(k, context.rotary)
         T, num_past = x.shape[1], 0 if past is None else past[0].shape[2]
         total = num_past + T
         place = torch.arange(num_past, total, device=x.device).expand(*k.shape[:2], -1)
@@ -90,6 +93,9 @@ class PrunedAttention(CausalSelfAttention):
             if context.keep_cache
             else (),
             weights=_spread(scores, kept, shares, place, total) if context.keep_weights else None,
+            looked=Looked(scores, AttentionContext(mask=kept, is_causal=False), shares)
+            if context.keep_scores
+            else None,
         )
 
     def _worth(self, x: Float[Tensor, "B T C"], k: Float[Tensor, "B H T D"]) -> Float[Tensor, "B H T"]:
@@ -233,6 +239,5 @@ RECORDS = (
         hears_confidence=lambda config: (
             not _is_recency(config) and config.attention.budget == "gate-informed"
         ),
-        qk_width=head_width,
     ),
 )

@@ -16,6 +16,7 @@ from torchstone.nn.attention.causal import CausalSelfAttention
 from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
 from torchstone.nn.attention.near import context_here, last, near_mask
 from torchstone.nn.attention.scores import Scores
+from torchstone.nn.rotary import rotate
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 class RecentAttention(CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config)
+        super().__init__(config.d_model, config.num_heads, config.dropout)
         self.recent = config.attention.recent
 
     def forward(
@@ -35,7 +36,9 @@ class RecentAttention(CausalSelfAttention):
         sent: Handoff,
         past: Cache | None = None,
     ) -> Attended:
-        q, k, v = self.prepare(x, context)
+        q, k, v = self.project(x)
+        if context.rotary is not None:
+            q, k = rotate(q, context.rotary), rotate(k, context.rotary)
         total = x.shape[1] + (0 if past is None else past[0].shape[2])
         if past is not None:
             k, v = torch.cat([past[1], k], dim=2), torch.cat([past[2], v], dim=2)

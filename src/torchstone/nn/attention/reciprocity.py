@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from torchstone.nn.attention.context import Cache
 from torchstone.nn.attention.scores import Scores
+from torchstone.nn.gates import Gates
 from torchstone.nn.warmup import WarmUp
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from torchstone.nn.gpt import GPTConfig
 
 
-class Reciprocity(nn.Module):
+class Reciprocity(Gates, nn.Module):
     """Makes the scores of queries and keys, and tells which queries to keep; alpha is one number."""
 
     def __init__(
@@ -54,6 +55,10 @@ class Reciprocity(nn.Module):
     def weight(self) -> Tensor | float:
         """Alpha, as far as it has warmed up."""
         return self.alpha if self.warm_up is None else self.warm_up(self.alpha)
+
+    def gates(self) -> dict[str, Tensor]:
+        weight = self.weight()
+        return {"alpha": weight} if isinstance(weight, Tensor) else {}
 
     def extra_repr(self) -> str:
         learned = isinstance(self.alpha, nn.Parameter)

@@ -21,11 +21,14 @@ from torchstone.nn.attention.causal import (
     causal_flops,
     causal_parameters,
 )
-from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
+from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff, Looked
 from torchstone.nn.attention.heads import join_heads
 from torchstone.nn.attention.naive_heads import naive_residual
-from torchstone.nn.attention.record import AttentionRecord, head_width
+from torchstone.nn.attention.record import AttentionRecord
 from torchstone.nn.attention.scores import Scores, score_flops
+from torchstone.nn.gates import Gates
+from torchstone.nn.norms import EPS
+from torchstone.nn.rotary import rotate
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -33,16 +36,16 @@ if TYPE_CHECKING:
     from torchstone.nn.gpt import GPTConfig
 
 
-class SwappedResidualAttention(CausalSelfAttention):
+class SwappedResidualAttention(Gates, CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config)
+        super().__init__(config.d_model, config.num_heads, config.dropout)
         self.num_swapped = config.attention.swapped_heads
         if self.num_swapped > config.num_heads:
             raise ConfigError(
                 f"model.attention.swapped_heads={self.num_swapped} is more than num_heads={config.num_heads}"
             )
         self.swapped = nn.Linear(self.num_swapped * self.head_width, config.d_model, bias=False)
-        self.swapped_norm = nn.LayerNorm(config.d_model, eps=config.norm_eps, bias=config.bias)
+        self.swapped_norm = nn.LayerNorm(config.d_model, eps=EPS)
         self.strength = nn.Parameter(torch.zeros(()))
 
     def forward(
@@ -52,7 +55,9 @@ class SwappedResidualAttention(CausalSelfAttention):
         sent: Handoff,
         past: Cache | None = None,
     ) -> Attended:
-        q, k, v = self.prepare(x, context)
+        q, k, v = self.project(x)
+        if context.rotary is not None:
+            q, k = rotate(q, context.rotary), rotate(k, context.rotary)
         own_keys, queries = k[:, : self.num_swapped], q[:, : self.num_swapped]
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
@@ -64,11 +69,15 @@ class SwappedResidualAttention(CausalSelfAttention):
         gate = None if sent.gate is None else sent.gate[:, : self.num_swapped]
         extra = self.swapped_norm(self.swapped(join_heads(swapped, Handoff(gate=gate))))
         return Attended(
-            out=self.residual_dropout(base + torch.tanh(self.strength) * extra),
+            out=self.residual_dropout(base + self.gates()["strength"] * extra),
             # A view would keep the queries of all heads.
             cache=(k, v, queries.contiguous()) if context.keep_cache else (),
             weights=scores.mean_weights(context) if context.keep_weights else None,
+            looked=Looked(scores, context) if context.keep_scores else None,
         )
+
+    def gates(self) -> dict[str, Tensor]:
+        return {"strength": torch.tanh(self.strength)}
 
 
 def is_swapped(config: GPTConfig, layer: int) -> bool:
@@ -81,7 +90,7 @@ def is_swapped(config: GPTConfig, layer: int) -> bool:
 def _make(config: GPTConfig, layer: int) -> CausalSelfAttention:
     if is_swapped(config, layer):
         return SwappedResidualAttention(config)
-    return CausalSelfAttention(config)
+    return CausalSelfAttention(config.d_model, config.num_heads, config.dropout)
 
 
 def _width(config: GPTConfig, layer: int) -> int:
@@ -91,7 +100,7 @@ def _width(config: GPTConfig, layer: int) -> int:
 
 
 def _parameters(config: GPTConfig, layer: int) -> int:
-    extra = _width(config, layer) * config.d_model + (1 + config.bias) * config.d_model + 1
+    extra = _width(config, layer) * config.d_model + 2 * config.d_model + 1
     return causal_parameters(config, layer) + (extra if is_swapped(config, layer) else 0)
 
 
@@ -113,6 +122,5 @@ RECORDS = (
         cache=lambda config, layer, tokens: (
             causal_cache(config, layer, tokens) + _width(config, layer) * tokens
         ),
-        qk_width=head_width,
     ),
 )

@@ -20,8 +20,9 @@ from torchstone.nn.attention.causal import (
 )
 from torchstone.nn.attention.context import AttentionContext
 from torchstone.nn.attention.naive_heads import naive_restart
-from torchstone.nn.attention.record import AttentionRecord, head_width
+from torchstone.nn.attention.record import AttentionRecord
 from torchstone.nn.attention.scores import Scores
+from torchstone.nn.gates import Gates
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 START, LARGEST = 0.05, 0.5
 
 
-class Restart(nn.Module):
+class Restart(Gates, nn.Module):
     """What was mixed, moved towards the own value."""
 
     def __init__(self, num_heads: int) -> None:
@@ -41,13 +42,16 @@ class Restart(nn.Module):
     def forward(
         self, mixed: Float[Tensor, "B H T D"], v: Float[Tensor, "B H S D"]
     ) -> Float[Tensor, "B H T D"]:
-        share = self.share.clamp(0, LARGEST)[:, None, None]
+        share = self.gates()["share"][:, None, None]
         return (1 - share) * mixed + share * v[:, :, v.shape[2] - mixed.shape[2] :]
+
+    def gates(self) -> dict[str, Tensor]:
+        return {"share": self.share.clamp(0, LARGEST)}
 
 
 class RestartAttention(CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config)
+        super().__init__(config.d_model, config.num_heads, config.dropout)
         self.restart = Restart(config.num_heads)
 
     def mix(
@@ -67,6 +71,5 @@ RECORDS = (
         parameters=lambda config, layer: causal_parameters(config, layer) + config.num_heads,
         flops=causal_flops,
         cache=causal_cache,
-        qk_width=head_width,
     ),
 )

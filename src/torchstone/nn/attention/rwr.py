@@ -22,11 +22,12 @@ from torch import Tensor
 
 from torchstone.nn.attention import fused
 from torchstone.nn.attention.causal import CausalSelfAttention, causal_parameters
-from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
+from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff, Looked
 from torchstone.nn.attention.naive_sparse import naive_walk
 from torchstone.nn.attention.near import context_here, last, near_mask
-from torchstone.nn.attention.record import AttentionRecord, head_width
+from torchstone.nn.attention.record import AttentionRecord
 from torchstone.nn.attention.scores import Scores, near_flops
+from torchstone.nn.rotary import rotate
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -38,7 +39,7 @@ class WalkAttention(CausalSelfAttention):
     """n counts the places of the window and the queries: those that a query may reach."""
 
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config)
+        super().__init__(config.d_model, config.num_heads, config.dropout)
         options = config.attention
         self.window, self.edges = options.walk_window, options.edges
         self.steps, self.restart, self.gamma = options.walk_steps, options.restart_probability, options.gamma
@@ -50,7 +51,9 @@ class WalkAttention(CausalSelfAttention):
         sent: Handoff,
         past: Cache | None = None,
     ) -> Attended:
-        q, k, v = self.prepare(x, context)
+        q, k, v = self.project(x)
+        if context.rotary is not None:
+            q, k = rotate(q, context.rotary), rotate(k, context.rotary)
         num_past = 0 if past is None else past[0].shape[2]
         clock = x.new_empty(x.shape[0], 1, num_past + x.shape[1], 0)
         before = None if past is None else past[1:]
@@ -82,6 +85,7 @@ class WalkAttention(CausalSelfAttention):
             out=self.residual_dropout(self.finish(local + self.gamma * mixed, x, sent)),
             cache=(clock, *(last(each, self.window) for each in (k, *walked))) if context.keep_cache else (),
             weights=weights,
+            looked=Looked(scores, near) if context.keep_scores else None,
         )
 
     def _edges(
@@ -145,6 +149,5 @@ RECORDS = (
         parameters=causal_parameters,
         flops=_flops,
         cache=_cache,
-        qk_width=head_width,
     ),
 )

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchstone._errors import ConfigError
-from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
+from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff, Looked
 from torchstone.nn.attention.heads import join_heads, require_heads, split_heads
 from torchstone.nn.attention.naive_splice import naive_learned_splice
 from torchstone.nn.attention.record import AttentionRecord
@@ -41,14 +41,14 @@ class SplicedLatentAttention(nn.Module):
         if K > L:
             raise ConfigError(f"model.attention.kept={K} is more than model.attention.latent={L}")
         self.num_heads, self.dropout = config.num_heads, config.dropout
-        self.down = nn.Linear(C, L, bias=config.bias)
-        self.query = nn.Linear(L, C, bias=config.bias)
-        self.keys_values = nn.Linear(L, 2 * C, bias=config.bias)
+        self.down = nn.Linear(C, L)
+        self.query = nn.Linear(L, C)
+        self.keys_values = nn.Linear(L, 2 * C)
         self.scale = nn.Parameter(torch.full((L,), math.log(math.e - 1)))  # softplus of it is 1
         self.shift = nn.Parameter(torch.zeros(L))
         self.compress = nn.Parameter(torch.empty(L, K))
         self.expand = nn.Parameter(torch.empty(K, L))
-        self.out = nn.Linear(C, C, bias=config.bias)
+        self.out = nn.Linear(C, C)
         self.residual_dropout = nn.Dropout(config.dropout)
         self.initialise()
 
@@ -79,13 +79,13 @@ class SplicedLatentAttention(nn.Module):
             cache=(kept[:, None],) if context.keep_cache else (),
             latent=latent,
             weights=scores.mean_weights(context) if context.keep_weights else None,
+            looked=Looked(scores, context) if context.keep_scores else None,
         )
 
 
 def _parameters(config: GPTConfig, layer: int) -> int:
     C, L, K = config.d_model, config.attention.latent, config.attention.kept
-    b = config.bias
-    return (C + b) * L + (L + b) * 3 * C + 2 * L + 2 * L * K + (C + b) * C
+    return (C + 1) * L + (L + 1) * 3 * C + 2 * L + 2 * L * K + C**2 + C
 
 
 def _flops(config: GPTConfig, layer: int, tokens: int) -> int:

@@ -1,6 +1,6 @@
 """Reciprocal MLP: the MLP hears the attention of its block and answers to that of the next one.
 
-    h = act(W_fc x + b)                                              M channels, act is `model.activation`
+    h = GELU(W_fc x + b)                                             M channels
     latent     h <- h + a W_in sg(z)               and sends  a W_out h,  added to the next block's latent
     tokens     h_t <- h_t + a W_up sum_s w_ts W_down h_s             through a bottleneck of R channels
     gate       sends 1 - a + a sigmoid(W_2 (W_1 h + b_1) + b_2),     a factor on each head of the next block
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torchstone._errors import ConfigError
 from torchstone.nn.attention import fused
 from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
-from torchstone.nn.mlp.activation import activate
+from torchstone.nn.gates import Gates
 from torchstone.nn.mlp.dense import DenseMLP, dense_flops, dense_parameters
 from torchstone.nn.mlp.naive import naive_reciprocal
 from torchstone.nn.mlp.record import Grown, MLPRecord
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torchstone.nn.gpt import GPTConfig
 
 
-class AttentionGate(nn.Module):
+class AttentionGate(Gates, nn.Module):
     """Factor on each head of the next block; begins at 1 - strength / 8 or so."""
 
     def __init__(self, width: int, num_heads: int, options: MLPConfig) -> None:
@@ -65,7 +65,14 @@ class AttentionGate(nn.Module):
             own = judged[:, None]
             every = torch.cat([past[0], own], dim=2) if past else own
             kept, judged = (every,), _mean_so_far(every[:, 0], h.shape[1], context)
-        return (1 - self.strength + self.strength * torch.sigmoid(judged)).transpose(1, 2), kept
+        return self._factor(judged).transpose(1, 2), kept
+
+    def _factor(self, judged: Tensor) -> Tensor:
+        return 1 - self.strength + self.strength * torch.sigmoid(judged)
+
+    def gates(self) -> dict[str, Tensor]:
+        """The factor where the token has nothing to say: the rest depends on the token."""
+        return {"at-rest": self._factor(self.judge.bias)}
 
 
 def _mean_so_far(
@@ -117,7 +124,7 @@ class TokenMixer(nn.Module):
         return stay / stay.sum(dim=-1, keepdim=True)
 
 
-class LatentExchange(nn.Module):
+class LatentExchange(Gates, nn.Module):
     """Reads the latent of this block's attention, and writes what is added to that of the next one.
 
     `untied`: a map for each way. `tied_transpose`: one map, and its transpose back. `per_head_scalar`: a map
@@ -143,6 +150,10 @@ class LatentExchange(nn.Module):
         weight = self.read.weight.T if self.write is None else self.write.weight
         return self.strength * F.linear(_weighed(h, self.write_scale), weight)
 
+    def gates(self) -> dict[str, Tensor]:
+        both = {"read": self.read_scale, "write": self.write_scale}
+        return {name: each for name, each in both.items() if each is not None}
+
 
 def _weighed(h: Float[Tensor, "B T M"], scales: Float[Tensor, " H"] | None) -> Float[Tensor, "B T M"]:
     """Each channel times the number of its head: heads take neighbouring channels, as equally as can be."""
@@ -157,7 +168,7 @@ class ReciprocalMLP(DenseMLP):
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         options, M = config.mlp, config.hidden_width
-        super().__init__(config)
+        super().__init__(config.d_model, M, config.dropout)
         _require_a_part(config)
         latent = config.mechanisms[0].latent_width(config) if options.latent_context else None
         self.exchange = (
@@ -171,7 +182,7 @@ class ReciprocalMLP(DenseMLP):
     def forward(
         self, x: Float[Tensor, "B T C"], attended: Attended, context: AttentionContext, past: Cache
     ) -> Grown:
-        h = activate(self.activation, self.widen(x))
+        h = F.gelu(self.widen(x), approximate="tanh")
         latent, factor, kept, cache = None, None, (), ()
         if self.exchange is not None:
             assert attended.latent is not None, "the attention gives no latent"

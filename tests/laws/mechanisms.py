@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from torchstone._errors import ConfigError
 from torchstone.config.knobs import Knob, knobs_of
+from torchstone.nn.attention.lens import Route
 from torchstone.nn.attention.registry import ATTENTIONS
 from torchstone.nn.config import ModelConfig, mechanisms_from
 from torchstone.nn.gpt import GPT, GPTConfig
@@ -53,6 +54,9 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "activation_steps": (5,),
     "activation_window": (4,),
     "ramp_steps": (3,),
+    "context_width": (5,),
+    "route_start": (2,),
+    "route_stop": (4,),
 }
 # Settings that are worth trying together.
 TOGETHER: dict[str, tuple[dict[str, Any], ...]] = {
@@ -90,6 +94,8 @@ COMPOSED = ("mla-ct", "mla-ra-ct", "ra_rank1_2025")
 """Made of parts whose knobs are tried one by one where the parts stand alone."""
 LATENT = {"name": "mla", "latent": 6}
 """The attention of an MLP that reads a latent."""
+ROUTED = {"name": "lens", "lens": "both", "route": True}
+"""The attention of an MLP that follows its route; the models of these laws are at the end of it."""
 INFORMANT = {"name": "r-mlp", "reciprocal_width": 9, "skip": 1.0}
 """The MLP of an attention that is informed by it."""
 
@@ -126,8 +132,13 @@ def shared(case: Case, **changes: Any) -> GPT:
     torch.manual_seed(0)
     model = GPT(case.config(**changes)).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
+            if name.endswith(".share"):
+                parameter.clamp_(0.01, 0.49)  # inside the bounds where it counts
+    for module in model.modules():
+        if isinstance(module, Route):
+            module.at_step(module.stop)
     return model
 
 
@@ -188,6 +199,8 @@ def _case(section: str, options: dict[str, Any], usual: dict[str, Any], rank: in
         settings["num_layers"] = 3  # one that only sends, one that hears and sends, one that only hears
     if options.get("latent_context"):
         settings["attention"] = LATENT
+    if options.get("conductor"):
+        settings["attention"] = ROUTED
     if options.get("budget") == "gate-informed":
         settings["mlp"] = INFORMANT
     return Case("-".join([options["name"], *changed]), section, settings, rank)

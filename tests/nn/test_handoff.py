@@ -53,6 +53,28 @@ def test_works_behind_every_attention_at_the_stated_cost(name: str) -> None:
     assert counted_flops(model, L) == costs(model.config, L).flops
 
 
+@torch.no_grad()
+def test_a_conducted_context_counts_once_the_route_has_turned() -> None:
+    lens = {"mlp": {"name": "lens-context", "context_width": 5, "conductor": True}, "num_layers": 1}
+    model = GPT(config_of({**lens, "attention": {"name": "lens", "route": True}})).eval()
+    plain = GPT(config_of({**lens, "attention": {"name": "lens", "route": True}})).eval()
+    plain.load_state_dict(model.state_dict())
+    plain.blocks[0].mlp.share.zero_()
+    for step, same in ((0, True), (10_000, False)):
+        for each in (model, plain):
+            each.blocks[0].attention.route.at_step(step)
+        assert torch.equal(model(ids(2, L)).logits, plain(ids(2, L)).logits) == same
+    with pytest.raises(ConfigError, match="no route to follow"):
+        GPT(config_of(lens))
+
+
+def test_a_block_of_attention_alone_has_nothing_to_size() -> None:
+    model = GPT(config_of({"mlp": {"name": "absent"}}))
+    assert not [name for name, _ in model.named_parameters() if "mlp" in name]
+    with pytest.raises(ConfigError, match="sizes nothing of MLP absent"):
+        GPT(GPTConfig(mlp=MLPConfig(name="absent", ratio=2.5)))
+
+
 def test_a_reciprocal_mlp_without_a_part_or_a_latent_is_refused() -> None:
     off = MLPConfig(name="reciprocal", attention_gate="off", cross_token=False)
     with pytest.raises(ConfigError, match="no part that does anything"):

@@ -124,6 +124,7 @@ def test_the_route_anneals_with_the_steps() -> None:
         ("ra-folded", {"rank": 8}, "leaves nothing of a head of 8"),
         ("ra-residual", {"swapped_heads": 5}, "more than num_heads=4"),
         ("lens", {"compress": 33}, "more than d_model=32"),
+        ("lens", {"route": True, "route_start": 9, "route_stop": 9}, "not behind"),
     ],
 )
 def test_what_does_not_fit_is_refused(name: str, options: dict[str, Any], said: str) -> None:

@@ -23,6 +23,7 @@ _GATE = _RECIPROCAL_MLP + " && model.mlp.attention_gate!=off"
 _CROSS_TOKEN_MLP = _RECIPROCAL_MLP + " && model.mlp.cross_token=y"
 _LATENT_MLP = _RECIPROCAL_MLP + " && model.mlp.latent_context=y"
 _CROSS_TOKEN = "model.attention.name=ra-ct|mla-ct|mla-ra-ct"
+_ROUTE = "model.attention.name=lens && model.attention.route=y"
 _CHOOSING = "model.attention.name=kv-pruned && model.attention.importance!=recency"
 
 
@@ -153,6 +154,20 @@ class AttentionConfig(Section):
         help="The attention decides how it shares the residual stream with the MLP.",
         depends_on="model.attention.name=lens",
     )
+    route_start: int = knob(
+        2000,
+        help="Steps after which the attention's share begins to fall.",
+        unit="optimizer steps",
+        ge=0,
+        depends_on=_ROUTE,
+    )
+    route_stop: int = knob(
+        10_000,
+        help="Steps after which it falls no further.",
+        unit="optimizer steps",
+        ge=1,
+        depends_on=_ROUTE,
+    )
     swapped_heads: int = knob(
         1,
         help="Heads whose queries and keys change places.",
@@ -255,7 +270,9 @@ class MLPConfig(Section):
     """`model.mlp.*`: the MLP of the blocks."""
 
     name: str | None = knob(
-        None, help="MLP of the blocks; None: as the model has it.", choices=("dense", "reciprocal", "r-mlp")
+        None,
+        help="MLP of the blocks; None: as the model has it.",
+        choices=("dense", "reciprocal", "r-mlp", "lens-context", "absent"),
     )
     ratio: float | None = knob(
         None,
@@ -344,6 +361,18 @@ class MLPConfig(Section):
         depends_on=_RMLP,
     )
     skip: float = knob(-3.0, help="Initial logit of the gate on those channels.", depends_on=_RMLP)
+    context_width: int = knob(
+        128,
+        help="Channels through which the MLP hears what its attention adds.",
+        unit="channels",
+        ge=1,
+        depends_on="model.mlp.name=lens-context",
+    )
+    conductor: bool = knob(
+        False,
+        help="It hears that only while the attention's share of the residual stream is below one half.",
+        depends_on="model.mlp.name=lens-context",
+    )
     activation: str = knob(
         "at-once",
         help="When those channels are switched on: at once, after some steps, or when the loss has calmed.",

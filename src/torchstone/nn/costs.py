@@ -60,5 +60,6 @@ def _parameters(config: GPTConfig) -> int:
     found = config.vocab_size * config.d_model * (1 if config.tie_word_embeddings else 2)
     found += config.max_seq_len * config.d_model if config.positions == "learned" else 0
     for layer in range(config.num_layers):
-        found += attention.parameters(config, layer) + mlp.parameters(config, layer) + 2 * norm
+        found += attention.parameters(config, layer) + mlp.parameters(config, layer)
+        found += (1 + mlp.reads_stream) * norm
     return found + norm

@@ -141,7 +141,7 @@ class Block(nn.Module):
         attention, mlp = config.mechanisms
         self.attention_norm = make_norm(config.norm, config.d_model)
         self.attention = attention.make(config, layer)
-        self.mlp_norm = make_norm(config.norm, config.d_model)
+        self.mlp_norm = make_norm(config.norm, config.d_model) if mlp.reads_stream else nn.Identity()
         self.mlp = mlp.make(config, layer)
         self.num_mlp_tensors = mlp.cached_tensors(config, layer)
         self.tells_confidence = attention.hears_confidence(config)

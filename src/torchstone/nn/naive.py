@@ -101,6 +101,8 @@ def naive_gelu(wide: Float[Tensor, "T M"]) -> Float[Tensor, "T M"]:
 
 
 def naive_norm(layer: nn.Module, x: Float[Tensor, "T C"]) -> Float[Tensor, "T C"]:
+    if isinstance(layer, nn.Identity):
+        return x
     if isinstance(layer, nn.RMSNorm):
         return x / (x.pow(2).mean(-1, keepdim=True) + EPS).sqrt() * layer.weight
     assert isinstance(layer, nn.LayerNorm)

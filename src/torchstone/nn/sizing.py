@@ -31,9 +31,11 @@ def width_for_ratio(config: GPTConfig) -> int:
         sized = replace(config, d_ff=width, mlp=without_ratio(options))
         return sum(mlp.parameters(sized, each) for each in layers)
 
-    # Every MLP has some parameters per channel, and some beside them.
+    # Every MLP that is there has some parameters per channel, and some beside them.
     step = options.multiple_of
     per_step = parameters(2 * step) - parameters(step)
+    if not per_step:
+        raise ConfigError(f"model.mlp.ratio={options.ratio} sizes nothing of MLP {mlp.name}")
     found = round(1 + (target - parameters(step)) / per_step)
     if found < 1:
         raise ConfigError(

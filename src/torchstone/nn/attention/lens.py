@@ -9,7 +9,8 @@ same for all keys of a row does nothing to its softmax, and later keys must not 
 `compress` makes keys and values from narrow latents, begun as the best approximation of full projections,
 and caches the latents. `route` lets the attention decide how it shares the residual stream with the MLP: its
 branch is scaled by g = sigmoid(r + bias), the MLP's by 1 - g; r is 2.2 at first and the bias falls from 0 to
--3.2 between the optimizer steps 2000 and 10000. mcgrof/AdamWPrune at 6bb4951 (2025-11).
+-3.2 between the optimizer steps `route_start` and `route_stop`. Its MLP is
+`nn/mlp/lens_context.py`. mcgrof/AdamWPrune at 6bb4951 (2025-11).
 """
 
 from __future__ import annotations
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
     from torchstone.nn.gpt import GPTConfig
 
 START = {"score": 2.2, "reciprocity": 0.6, "discoverability": 0.1}
-ANNEALED = (2000, 10_000, -3.2)
-"""First and last optimizer step over which the route's bias falls, and where it ends."""
+LAST_BIAS = -3.2
 
 
 class Route(Gates, nn.Module):
@@ -43,14 +43,19 @@ class Route(Gates, nn.Module):
 
     bias: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, start: int, stop: int) -> None:
         super().__init__()
+        if start >= stop:
+            raise ConfigError(
+                f"model.attention.route_stop={stop} is not behind model.attention.route_start={start}"
+            )
+        self.start, self.stop = start, stop
         self.logit = nn.Parameter(torch.tensor(2.2))
         self.register_buffer("bias", torch.zeros(()))
 
     def at_step(self, step: int) -> None:
-        first, last, end = ANNEALED
-        self.bias.fill_(end * min(1.0, max(0.0, (step - first) / (last - first))))
+        part = (step - self.start) / (self.stop - self.start)
+        self.bias.fill_(LAST_BIAS * min(1.0, max(0.0, part)))
 
     def forward(self) -> Float[Tensor, ""]:
         return torch.sigmoid(self.logit + self.bias)
@@ -87,7 +92,7 @@ class LensAttention(Gates, CausalSelfAttention):
         self.wanted = None
         if "discoverability" in self.views:
             self.wanted = nn.Parameter(torch.empty(config.num_heads, self.head_width))
-        self.route = Route() if options.route else None
+        self.route = Route(options.route_start, options.route_stop) if options.route else None
         self.key = self.value = None
         if options.compress is not None:
             if options.compress > C:
@@ -215,5 +220,6 @@ RECORDS = (
         cache=_cache,
         score_width=_score_width,
         rotary_width=_rotary_width,
+        gives_share=lambda config: config.attention.route,
     ),
 )

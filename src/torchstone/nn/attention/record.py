@@ -72,5 +72,7 @@ class AttentionRecord:
     """Width of what rotary positions turn; None: the mechanism takes no rotary positions."""
     latent_width: Callable[[GPTConfig], int | None] = no_latent
     """Width of the latent of the keys that an MLP may read and add to; None: there is none."""
+    gives_share: Callable[[GPTConfig], bool] = never
+    """It fills `Attended.mlp_share`."""
     hears_confidence: Callable[[GPTConfig], bool] = never
     """It reads `Handoff.confidence`."""

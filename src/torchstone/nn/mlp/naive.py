@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from torchstone.nn.config import MLPConfig
     from torchstone.nn.gpt import GPTConfig
+    from torchstone.nn.mlp.lens_context import LensMLP
     from torchstone.nn.mlp.reciprocal import LatentExchange, ReciprocalMLP
     from torchstone.nn.mlp.rmlp import RMLP
 
@@ -68,6 +69,22 @@ def naive_rmlp(layer: RMLP, x: Float[Tensor, "T C"], attended: Attended, config:
         standard = layer.standard_weight / (1 + torch.exp(-layer.standard_skip)) * standard
         rows.append(layer.out.weight @ torch.cat([standard, _second_share(layer) * reciprocal]))
     return Grown(torch.stack(rows))
+
+
+def naive_lens_mlp(layer: LensMLP, x: Float[Tensor, "T C"], attended: Attended, config: GPTConfig) -> Grown:
+    share = torch.minimum(torch.maximum(layer.share, torch.zeros(())), torch.ones(()))
+    if config.mlp.conductor and not (attended.mlp_share is not None and attended.mlp_share > 0.5):
+        share = 0 * share
+    rows = []
+    for own, added in zip(x, attended.out.detach(), strict=True):
+        h = naive_gelu(layer.widen.weight @ own + layer.widen.bias)
+        h = (1 - share) * h + share * (layer.up.weight @ (layer.down.weight @ added))
+        rows.append(layer.out.weight @ h + layer.out.bias)
+    return Grown(torch.stack(rows))
+
+
+def naive_absent(layer: nn.Module, x: Float[Tensor, "T C"], attended: Attended, config: GPTConfig) -> Grown:
+    return Grown(0 * x)
 
 
 def naive_confidence(layer: RMLP) -> Float[Tensor, ""]:

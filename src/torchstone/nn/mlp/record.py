@@ -31,6 +31,7 @@ class MLP(Protocol):
     `forward` leaves nothing on the module and looks at no later token. Of `attended` it may read
     - `out`, this block's attention output before it is added to the residual stream (B, T, C);
     - `latent` (B, T, L), where the attention's record tells a `latent_width`, else None;
+    - `mlp_share`, where the attention's record `gives_share`: by how much the block will scale `Grown.out`;
     - `weights` (B, T, S), the mean over heads without gradient, if the record's `reads_weights` says so; S
       counts cached tokens too;
     - `projection` (C, C), the weight of the attention's output projection, if `reads_projection` says so.
@@ -83,6 +84,8 @@ class MLPRecord:
     """It reads the attention weights, which then are computed: a (B, T, S) tensor."""
     needs_latent: Callable[[GPTConfig], bool] = _never
     """It works only behind an attention with a latent."""
+    reads_stream: bool = True
+    """False: it does not look at `x`, and no norm stands before it."""
     reads_projection: Callable[[GPTConfig], bool] = _never
     """It reads `Attended.projection`."""
     confidence: Callable[[Any], Tensor] | None = None

@@ -9,10 +9,10 @@ holds it to the laws, for each value of its knobs.
 from __future__ import annotations
 
 from torchstone._registry import Registry
-from torchstone.nn.mlp import dense, reciprocal, rmlp
+from torchstone.nn.mlp import dense, lens_context, reciprocal, rmlp
 from torchstone.nn.mlp.record import MLPRecord
 
 MLPS: Registry[MLPRecord] = Registry("MLP mechanism")
 
-for _record in (dense.RECORD, reciprocal.RECORD, rmlp.RECORD):
+for _record in (dense.RECORD, reciprocal.RECORD, rmlp.RECORD, *lens_context.RECORDS):
     MLPS.add(_record)

@@ -1,7 +1,7 @@
 """Small models with every mechanism, for each value of its knobs, for the laws over the registries.
 
 A case is read off the knobs: a mechanism alone with the values below, then settings worth trying together,
-then one knob changed at a time, then rotary positions.
+then one knob changed at a time, then as much of a modern block around it as it takes (`MODERN`).
 """
 
 from __future__ import annotations
@@ -90,6 +90,17 @@ TOGETHER: dict[str, tuple[dict[str, Any], ...]] = {
         {"statistic": "max", "window": None},
     ),
 }
+MODERN: tuple[tuple[str, Any], ...] = (
+    ("positions", "rope"),
+    ("qk_norm", True),
+    ("activation", "relu2"),
+    ("activation", "swiglu"),
+    ("bias", False),
+    ("norm", "rmsnorm"),
+    ("norm_eps", 1e-3),
+    ("vocab_multiple", 8),
+)
+"""What is around a mechanism and reaches into it; of one key, the last that it takes."""
 COMPOSED = ("mla-ct", "mla-ra-ct", "ra_rank1_2025")
 """Made of parts whose knobs are tried one by one where the parts stand alone."""
 LATENT = {"name": "mla", "latent": 6}
@@ -187,9 +198,8 @@ def cases(section: str, name: str) -> list[Case]:
         if option != "name" and name not in COMPOSED:
             for value in _values(option, _knobs(section)[option])[1:]:
                 found.append(_case(section, _effective(section, usual | {option: value}), usual, 2))
-    if section == "attention" and _takes_rope(found[0].settings):
-        found.append(Case(f"{name}-rope", section, {**found[0].settings, "positions": "rope"}, 2))
-    return found
+    plain = found[0].settings
+    return [*found, Case(f"{name}-modern", section, plain | _modern(plain), 2)]
 
 
 def _case(section: str, options: dict[str, Any], usual: dict[str, Any], rank: int) -> Case:
@@ -231,12 +241,16 @@ def _values(option: str, knob: Knob) -> tuple[Any, ...]:
     return (knob.default,)
 
 
-def _takes_rope(settings: dict[str, Any]) -> bool:
-    try:
-        config_of(settings, positions="rope")
-    except ConfigError:
-        return False
-    return True
+def _modern(settings: dict[str, Any]) -> dict[str, Any]:
+    """What the mechanism takes of MODERN."""
+    taken: dict[str, Any] = {}
+    for key, value in MODERN:
+        try:
+            config_of(settings, **{key: value})
+        except ConfigError:
+            continue
+        taken[key] = value
+    return taken
 
 
 OF_ATTENTION = {record.name: cases("attention", record.name) for record in ATTENTIONS}

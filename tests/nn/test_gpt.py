@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchstone._errors import ConfigError, UsageError
-from torchstone.nn.attention.context import causal_mask
-from torchstone.nn.gpt import GPT, GPTConfig
+from torchstone.adapt.adapter import adapt
+from torchstone.adapt.generate import generate
+from torchstone.config.knobs import knobs_of
+from torchstone.nn.attention.context import AttentionContext, causal_mask
+from torchstone.nn.config import AttentionConfig, MLPConfig, ModelConfig
+from torchstone.nn.costs import costs
+from torchstone.nn.gpt import GPT, POSITIONS, GPTConfig
+from torchstone.nn.mlp.activation import ACTIVATIONS
 from torchstone.nn.naive import naive_logits
+from torchstone.nn.norms import NORMS
+from torchstone.nn.rotary import rotation
 
 V, L = 37, 24
 VARIANTS = {
@@ -21,6 +30,16 @@ VARIANTS = {
     "rmsnorm": {"norm": "rmsnorm"},
     "untied": {"tie_word_embeddings": False},
     "narrow-mlp": {"d_ff": 20},
+    "gelu": {"activation": "gelu"},
+    "modern": {
+        "norm": "rmsnorm",
+        "norm_eps": 1e-3,
+        "positions": "rope",
+        "activation": "swiglu",
+        "qk_norm": True,
+        "bias": False,
+        "vocab_multiple": 16,
+    },
 }
 
 
@@ -186,14 +205,66 @@ def test_residual_projections_start_smaller_with_depth() -> None:
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
 def test_parameter_count_is_the_formula(changes: dict[str, object]) -> None:
     model = tiny(**changes)
-    config, C = model.config, model.config.d_model
-    norm = C if config.norm == "rmsnorm" else 2 * C
-    attention = 4 * C * C + 4 * C
-    mlp = 2 * C * config.hidden_width + config.hidden_width + C
-    expected = V * C + config.num_layers * (attention + mlp + 2 * norm) + norm
-    expected += L * C if config.positions == "learned" else 0
-    expected += 0 if config.tie_word_embeddings else V * C
-    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+    assert sum(parameter.numel() for parameter in model.parameters()) == costs(model.config).parameters
+
+
+def test_biases_and_norms_are_what_was_asked_for() -> None:
+    plain, bare = tiny(), tiny(bias=False)
+    biases = [name for name, _ in plain.named_parameters() if name.endswith("bias")]
+    assert len(biases) == 2 * (4 + 2) + 1
+    assert [name for name, _ in plain.named_parameters() if name not in biases] == [
+        name for name, _ in bare.named_parameters()
+    ]
+    eps = {each.eps for each in tiny(norm_eps=0.5, qk_norm=True).modules() if hasattr(each, "eps")}
+    assert eps == {0.5}
+
+
+def test_queries_and_keys_are_normed_before_they_are_turned() -> None:
+    model = tiny(qk_norm=True, positions="rope")
+    layer = model.blocks[0].attention
+    turn = rotation(torch.arange(9)[None], layer.head_width)
+    for norm in (layer.query_norm, layer.key_norm):
+        nn.init.ones_(norm.weight)
+    q, k, v = layer.prepare(100 * torch.randn(1, 9, 16), AttentionContext(rotary=turn))
+    for each in (q, k):
+        torch.testing.assert_close(each.pow(2).mean(-1), torch.ones(1, 4, 9), atol=1e-4, rtol=0)
+    assert v.pow(2).mean() > 10
+
+
+@torch.no_grad()
+def test_rows_beyond_the_vocabulary_are_never_spoken_nor_learned() -> None:
+    model = tiny(vocab_multiple=16)
+    assert model.token_embedding.weight.shape == model.head.weight.shape == (48, 16)
+    assert model(ids(2, 9)).logits.shape == (2, 9, V)
+    with torch.enable_grad():
+        model(ids(2, 9)).logits.exp().sum().backward()
+    assert not model.head.weight.grad[V:].any()
+    assert model.head.weight.grad[:V].any(dim=1).all()
+    model.head.weight[V:] = 100 * model.final_norm.bias  # what would be likeliest
+    made = generate(adapt(model, config=asdict(model.config)), ids(3, 4), 12, temperature=3.0, seed=0)
+    assert made.max() < V
+
+
+def test_a_gated_mlp_has_the_parameters_of_a_plain_one() -> None:
+    plain, gated = (GPTConfig(activation=name) for name in ("gelu", "swiglu"))
+    assert gated.hidden_width == 2048
+    assert abs(costs(gated).parameters / costs(plain).parameters - 1) < 1e-3
+    assert GPTConfig(activation="swiglu", d_ff=100).hidden_width == 100
+
+
+@torch.no_grad()
+def test_autocast_agrees_with_full_precision() -> None:
+    model, sequence = tiny(**VARIANTS["modern"]), ids(2, L)
+    exact = model(sequence).logits
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = model(sequence).logits
+    assert (rough.float() - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_what_the_configuration_offers_is_what_there_is() -> None:
+    knobs = knobs_of({"model": ModelConfig})
+    for key, legal in (("norm", NORMS), ("positions", POSITIONS), ("activation", ACTIVATIONS)):
+        assert knobs[f"model.{key}"].choices == legal
 
 
 def test_dropout_acts_in_training_only() -> None:
@@ -232,6 +303,11 @@ def test_learns_one_batch_by_heart() -> None:
         ({"positions": "alibi"}, "learned, rope"),
         ({"norm": "rmsnorn"}, "did you mean 'rmsnorm'"),
         ({"num_layers": 0}, "num_layers=0"),
+        ({"vocab_multiple": 0}, "vocab_multiple=0"),
+        ({"norm_eps": 0.0}, "norm_eps=0.0"),
+        ({"activation": "swigluu"}, "did you mean 'swiglu'"),
+        ({"activation": "swiglu", "mlp": MLPConfig(name="r-mlp")}, "no second half"),
+        ({"qk_norm": True, "attention": AttentionConfig(name="mla")}, "takes no norm on its queries"),
         ({"dropout": 1.0}, "dropout=1.0"),
     ],
 )

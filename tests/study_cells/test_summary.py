@@ -148,7 +148,9 @@ def test_every_form_says_the_same(plan: Plan, tmp_path: Path) -> None:
     table = markdown(found)
     assert "width \\| rate" in table and table.count("\n| 64_0.1 |") == 1
     files = write_report(found, tmp_path / "report")
-    assert [each.name for each in files] == ["report.html", "report.md", "report.csv"]
+    assert [each.name for each in files] == ["report.html", "report.md", "report.csv", "report.png"]
+    assert "](report.png)" in files[1].read_text(encoding="utf-8")
+    assert files[3].read_bytes().startswith(b"\x89PNG")
     page = files[0].read_text(encoding="utf-8")
     assert page.count('role="img"') == 3, "ladder, heat map, quality against parameters; the others are equal"
     assert all(row[3] in page for row in rows(found))

@@ -213,13 +213,12 @@ def test_a_head_is_left_out_only_where_that_is_the_same(what: str, has_head: boo
     assert set(chunked) == {"loss", "accuracy"}
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "zoo", "t5"])
+@pytest.mark.parametrize("kind", ["gpt2", "zoo", "padded", "t5"])
 def test_real_models_with_tied_heads(kind: str) -> None:
-    if kind == "zoo":
-        module, task = (
-            ts.load("zoo:gpt-nano", overrides={"vocab_size": 40, "num_layers": 1}).module,
-            "causal-lm",
-        )
+    if kind in ("zoo", "padded"):
+        sizes = {"vocab_size": 40, "num_layers": 1, "d_model": 32}
+        sizes |= {"vocab_multiple": 64} if kind == "padded" else {}
+        module, task = ts.load("zoo:gpt-nano", overrides=sizes).module, "causal-lm"
     else:
         hf = pytest.importorskip("transformers", reason="needs the extra [hf]")
         sizes = {"vocab_size": 40, "d_model": 8, "d_ff": 16, "d_kv": 4, "num_layers": 1, "num_heads": 2}

@@ -44,6 +44,8 @@ class LoadedModel:
     notes: list[str] = field(default_factory=list)
     """What a reader should know: aliases used, keys left out, weights that are random."""
     task_given: TaskSpec | str | None = None
+    recipe: tuple[str, dict[str, Any]] | None = None
+    """TARGET and overrides that build it without the weights it came with; None: as it was asked for."""
 
     @cached_property
     def adapter(self) -> Adapter:
@@ -75,6 +77,7 @@ class _Found:
     config: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     sources: dict[str, bytes] | None = None
+    recipe: tuple[str, dict[str, Any]] | None = None
 
 
 def load(
@@ -100,7 +103,7 @@ def load(
         return _load_saved(found_target, task, trust, overrides, seed)
     settle_trust(found_target, trust)
     wanted = {key: value for key, value in (overrides or {}).items() if value is not None}
-    if found_target.kind != "zoo":
+    if found_target.kind not in ("zoo", "gpt2"):
         _refuse_mechanisms(wanted, found_target)
 
     from torchstone._seeds import preserved_rng
@@ -210,6 +213,7 @@ def _finish(found: _Found, target: str, task: TaskSpec | str | None) -> LoadedMo
         fingerprint=fingerprint(found.module, found.config, found.sources),
         notes=found.notes,
         task_given=task,
+        recipe=found.recipe,
     )
 
 
@@ -270,6 +274,13 @@ def _from_zoo(target: Target, overrides: dict[str, Any]) -> _Found:
 
     module, config = ZOO.get(target.value).build(overrides)
     return _Found(module, dict(config))
+
+
+def _from_gpt2(target: Target, overrides: dict[str, Any]) -> _Found:
+    from torchstone.nn.gpt2_weights import RECIPE, build_gpt2
+
+    built = build_gpt2(target.path, overrides)
+    return _Found(built.module, built.config, built.notes, recipe=(f"zoo:{RECIPE}", built.overrides))
 
 
 def _from_object(target: Target, overrides: dict[str, Any]) -> _Found:
@@ -347,5 +358,6 @@ _LOADERS: dict[str, Callable[[Target, dict[str, Any]], _Found]] = {
     "gist": _from_gist,
     "hf": _from_hub,
     "zoo": _from_zoo,
+    "gpt2": _from_gpt2,
     "object": _from_object,
 }

@@ -42,6 +42,8 @@ def bring_inside(text: str, folder: Path) -> Staged:
                 next="it runs no code of its own: leave --untrusted out, or give a local folder",
             )
         return Staged(f"hf:{local.resolve()}", [local.resolve()])
+    if target.kind == "gpt2":
+        return Staged(f"gpt2:{target.path.resolve()}", [target.path.resolve()])
     if target.kind == "object":
         package = place_of(target.value)
         return Staged(text, [package], [package.parent])

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from torchstone._errors import UsageError
 
-Kind = Literal["file", "folder", "gist", "hf", "object", "zoo", "run", "checkpoint"]
+Kind = Literal["file", "folder", "gist", "hf", "object", "zoo", "gpt2", "run", "checkpoint"]
 
 FORMS = (
     "path/model.py[:Class]",
@@ -24,6 +24,7 @@ FORMS = (
     "hf:NAME_OR_PATH",
     "package.module:attribute",
     "zoo:NAME",
+    "gpt2:FOLDER with GPT-2 weights, for our own GPT",
     "a run id, a run folder or a checkpoint folder",
 )
 
@@ -86,7 +87,7 @@ def from_anywhere(text: str) -> str:
     """The same target, named so that it is found from any folder: what is a path becomes an absolute one."""
     head, _, tail = text.rpartition(":")
     for before, path, behind in (("", text, ""), ("", head, f":{tail}"), (f"{head}:", tail, "")):
-        if path and Path(path).expanduser().exists() and before in ("", "hf:"):
+        if path and Path(path).expanduser().exists() and before in ("", "hf:", "gpt2:"):
             return f"{before}{Path(path).expanduser().absolute()}{behind}"
     return text
 
@@ -231,6 +232,7 @@ _SCHEMES: dict[str, Callable[[str, str], Target]] = {
     "gist": _gist,
     "hf": lambda rest, text: Target("hf", rest, text),
     "zoo": lambda rest, text: Target("zoo", rest, text),
+    "gpt2": lambda rest, text: Target("gpt2", str(Path(rest).expanduser()), text),
 }
 
 

@@ -23,7 +23,7 @@ def find_tokenizer(target: str | Path, wanted: str | Path | None = None) -> Toke
     if wanted is not None:
         return _named(wanted)
     found = parse_target(target)
-    if found.kind == "hf":
+    if found.kind in ("hf", "gpt2"):
         return _from_hub(found.value)
     folder = home_of(found)
     if found.kind in ("folder", "file"):

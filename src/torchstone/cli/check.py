@@ -27,7 +27,7 @@ Target = Annotated[
     typer.Argument(
         metavar="TARGET",
         help="path/model.py[:Class], a folder, gist:ID[@REVISION], hf:NAME_OR_PATH, pkg.module:attr, "
-        "zoo:NAME, a run, a checkpoint.",
+        "zoo:NAME, gpt2:FOLDER, a run, a checkpoint.",
     ),
 ]
 

@@ -117,7 +117,7 @@ def generate(
             chosen,
             stops=stop or (),
             num_samples=num_samples,
-            marked=parse_target(target).kind == "hf",
+            marked=parse_target(target).kind in ("hf", "gpt2"),
             on_text=show.piece,
         )
     if as_json:

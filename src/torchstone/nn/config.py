@@ -433,6 +433,36 @@ class ModelConfig(Section):
         depends_on="model.mlp.ratio=none",
     )
     dropout: float | None = knob(None, help="Dropout probability.", unit="probability", ge=0.0, lt=1.0)
+    norm: str | None = knob(
+        None, help="Norm of the blocks; None: as the model has it.", choices=("layernorm", "rmsnorm")
+    )
+    norm_eps: float | None = knob(None, help="Added to the variance in every norm of the blocks.", gt=0.0)
+    activation: str | None = knob(
+        None,
+        help="What bends the hidden channels of the MLPs; None: as the model has it.",
+        choices=("gelu", "gelu-tanh", "relu2", "swiglu"),
+        source="arXiv:1606.08415, arXiv:2109.08668, arXiv:2002.05202",
+    )
+    qk_norm: bool | None = knob(
+        None,
+        help="An RMSNorm on the queries and on the keys of each head.",
+        source="arXiv:2010.04245, arXiv:2505.09388",
+    )
+    bias: bool | None = knob(None, help="Projections and layer norms of the blocks have biases.")
+    positions: str | None = knob(
+        None,
+        help="A table of positions or rotary ones; None: as the model has it.",
+        choices=("learned", "rope"),
+        source="rope: arXiv:2104.09864",
+    )
+    tie_word_embeddings: bool | None = knob(None, help="The output layer shares the token embedding.")
+    vocab_multiple: int | None = knob(
+        None,
+        help="Rows of embedding and head are rounded up to a multiple of it; those beyond the vocabulary get "
+        "no logits, so they are never spoken.",
+        unit="tokens",
+        ge=1,
+    )
     attention: AttentionConfig = AttentionConfig()
     mlp: MLPConfig = MLPConfig()
 

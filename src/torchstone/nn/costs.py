@@ -43,7 +43,7 @@ def costs(config: GPTConfig, tokens: int | None = None) -> Costs:
     flops = sum(attention.flops(config, each, tokens) + mlp.flops(config, each, tokens) for each in layers)
     if mlp.reads_weights(config):
         flops += config.num_layers * 2 * tokens**2 * config.num_heads * attention.score_width(config)
-    flops += 2 * tokens * config.d_model * config.vocab_size
+    flops += 2 * tokens * config.d_model * config.num_rows
     cache = sum(attention.cache(config, each, tokens) + mlp.cache(config, each, tokens) for each in layers)
     return Costs(
         tokens=tokens,
@@ -56,8 +56,8 @@ def costs(config: GPTConfig, tokens: int | None = None) -> Costs:
 
 def _parameters(config: GPTConfig) -> int:
     attention, mlp = config.mechanisms
-    norm = config.d_model if config.norm == "rmsnorm" else 2 * config.d_model
-    found = config.vocab_size * config.d_model * (1 if config.tie_word_embeddings else 2)
+    norm = config.d_model * (1 if config.norm == "rmsnorm" else 1 + config.bias)
+    found = config.num_rows * config.d_model * (1 if config.tie_word_embeddings else 2)
     found += config.max_seq_len * config.d_model if config.positions == "learned" else 0
     for layer in range(config.num_layers):
         found += attention.parameters(config, layer) + mlp.parameters(config, layer)

@@ -5,10 +5,10 @@
 
 Architecture and initialisation after Radford et al. 2019 ("Language Models are Unsupervised Multitask
 Learners") and its published code, `openai/gpt-2: src/model.py`: pre-norm blocks, learned positions, tied
-head, N(0, 0.02) weights with the residual projections scaled by 1/sqrt(2 * blocks). Rotary positions and
-RMSNorm are offered beside the faithful form. Attention and MLP are chosen by name from their registries
-(`attention/registry.py`, `mlp/registry.py`); losses and sampling do not live here: labels are the trainer's
-business.
+head, N(0, 0.02) weights with the residual projections scaled by 1/sqrt(2 * blocks). Beside the faithful form
+there are rotary positions, RMSNorm, normed queries and keys, other activations, projections without biases.
+Attention and MLP are chosen by name from their registries (`attention/registry.py`, `mlp/registry.py`).
+Losses and sampling do not live here: labels are the trainer's business.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from torchstone._errors import ConfigError, UsageError
+from torchstone._registry import suggest
 from torchstone.nn.attention.context import (
     Attended,
     AttentionContext,
@@ -30,10 +31,12 @@ from torchstone.nn.attention.context import (
     Handoff,
     causal_mask,
 )
+from torchstone.nn.attention.record import absent
 from torchstone.nn.attention.registry import ATTENTIONS
 from torchstone.nn.config import AttentionConfig, MLPConfig, require_effect
+from torchstone.nn.mlp.activation import ACTIVATIONS, GATED
 from torchstone.nn.mlp.registry import MLPS
-from torchstone.nn.norms import make_norm
+from torchstone.nn.norms import EPS, make_norm
 from torchstone.nn.rotary import rotation
 from torchstone.nn.sizing import width_for_ratio
 
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
 
 INIT_STD = 0.02
 POSITIONS = ("learned", "rope")
+GATED_MULTIPLE = 8
+"""What the width of a gated MLP is a multiple of, where nobody said it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +57,9 @@ class GPTConfig:
     """Sizes of a `GPT`; the defaults are GPT-2 small."""
 
     vocab_size: int = 50_257
-    """Rows of the token embedding, tokens."""
+    """Ids that are taken and spoken, tokens."""
+    vocab_multiple: int = 1
+    """The embedding and the head have a multiple of it as rows; those beyond vocab_size get no logits."""
     max_seq_len: int = 1024
     """Longest sequence, tokens."""
     d_model: int = 768
@@ -62,11 +69,20 @@ class GPTConfig:
     num_heads: int = 12
     """Attention heads per block; each is d_model / num_heads wide."""
     d_ff: int | None = None
-    """Hidden width of the MLP, channels; None: what `mlp.ratio` asks for, or four times d_model."""
+    """Hidden width of the MLP, channels; None: what `mlp.ratio` asks for, or four times d_model, or where the
+    activation is gated two thirds of that, so that its three matrices have the parameters of two."""
     dropout: float = 0.0
     """Probability, on embeddings, attention weights and residual branches."""
     norm: str = "layernorm"
     """layernorm or rmsnorm."""
+    norm_eps: float = EPS
+    """Added to the variance in every norm."""
+    activation: str = "gelu-tanh"
+    """What bends the hidden channels: gelu, gelu-tanh, relu2 or swiglu (`mlp/activation.py`)."""
+    qk_norm: bool = False
+    """An RMSNorm on the queries and on the keys of each head."""
+    bias: bool = True
+    """Projections and layer norms of the blocks have biases; the gates of mechanisms always keep theirs."""
     positions: str = "learned"
     """learned (a table of max_seq_len rows) or rope (rotary, no parameters)."""
     tie_word_embeddings: bool = True
@@ -82,16 +98,28 @@ class GPTConfig:
                 f"d_ff={self.d_ff} and mlp.ratio={self.mlp.ratio} both tell the width of the MLP",
                 next="leave one of them out",
             )
-        for name in ("vocab_size", "max_seq_len", "d_model", "num_layers", "num_heads", "hidden_width"):
+        for name in (
+            "vocab_size",
+            "vocab_multiple",
+            "max_seq_len",
+            "d_model",
+            "num_layers",
+            "num_heads",
+            "hidden_width",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} is too small", why="a size is at least 1")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout={self.dropout} is no probability below 1")
-        if self.positions not in POSITIONS:
-            raise ConfigError(
-                f"there are no positions named {self.positions!r}",
-                next=f"choose one of: {', '.join(POSITIONS)}",
-            )
+        if self.norm_eps <= 0:
+            raise ConfigError(f"norm_eps={self.norm_eps} is no number above 0")
+        for name, legal in (("positions", POSITIONS), ("activation", ACTIVATIONS)):
+            if (chosen := getattr(self, name)) not in legal:
+                raise ConfigError(
+                    f"there is no {name} named {chosen!r}",
+                    why=suggest(chosen, legal),
+                    next=f"choose one of: {', '.join(legal)}",
+                )
         require_effect(self.attention, self.mlp)
         attention, mlp = self.mechanisms
         width = attention.rotary_width(self)
@@ -102,6 +130,17 @@ class GPTConfig:
                 else f"rope needs an even head width, not d_model={self.d_model} / num_heads={self.num_heads}"
                 if width == self.d_model // self.num_heads
                 else f"rope needs an even width, and attention {attention.name} turns vectors of {width}"
+            )
+        if self.qk_norm and attention.qk_width(self) is None:
+            able = [each.name for each in ATTENTIONS if each.qk_width is not absent]
+            raise ConfigError(
+                f"attention {attention.name}, as it is configured, takes no norm on its queries and keys",
+                next=f"leave qk_norm out, or choose model.attention.name among {', '.join(able)}",
+            )
+        if self.activation in GATED and not mlp.takes_gated:
+            raise ConfigError(
+                f"MLP {mlp.name} has no second half of hidden channels, as {self.activation} needs it",
+                next=f"choose model.activation among {', '.join(x for x in ACTIVATIONS if x not in GATED)}",
             )
         if mlp.needs_latent(self) and attention.latent_width(self) is None:
             latent = [each.name for each in ATTENTIONS if each.latent_width(self) is not None]
@@ -114,7 +153,16 @@ class GPTConfig:
     def hidden_width(self) -> int:
         if self.mlp.ratio is not None:
             return width_for_ratio(self)
-        return 4 * self.d_model if self.d_ff is None else self.d_ff
+        if self.d_ff is not None:
+            return self.d_ff
+        if self.activation in GATED:
+            return max(1, round(8 * self.d_model / 3 / GATED_MULTIPLE)) * GATED_MULTIPLE
+        return 4 * self.d_model
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the embedding and of the head."""
+        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
     @property
     def mechanisms(self) -> tuple[AttentionRecord, MLPRecord]:
@@ -139,9 +187,9 @@ class Block(nn.Module):
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         attention, mlp = config.mechanisms
-        self.attention_norm = make_norm(config.norm, config.d_model)
+        self.attention_norm = norm_of(config)
         self.attention = attention.make(config, layer)
-        self.mlp_norm = make_norm(config.norm, config.d_model) if mlp.reads_stream else nn.Identity()
+        self.mlp_norm = norm_of(config) if mlp.reads_stream else nn.Identity()
         self.mlp = mlp.make(config, layer)
         self.num_mlp_tensors = mlp.cached_tensors(config, layer)
         self.tells_confidence = attention.hears_confidence(config)
@@ -188,14 +236,14 @@ class GPT(nn.Module):
         attention, mlp = config.mechanisms
         self.rotary_width = attention.rotary_width(config) if config.positions == "rope" else None
         self.keep_weights = mlp.reads_weights(config)
-        self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.token_embedding = nn.Embedding(config.num_rows, config.d_model)
         self.position_embedding = (
             nn.Embedding(config.max_seq_len, config.d_model) if config.positions == "learned" else None
         )
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-        self.final_norm = make_norm(config.norm, config.d_model)
-        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.final_norm = norm_of(config)
+        self.head = nn.Linear(config.d_model, config.num_rows, bias=False)
         self._initialise()
         if config.tie_word_embeddings:
             self.head.weight = self.token_embedding.weight
@@ -227,6 +275,8 @@ class GPT(nn.Module):
             )
             caches.append(cache)
         logits = self.head(self.final_norm(x))
+        if self.config.num_rows > self.config.vocab_size:
+            logits = logits[..., : self.config.vocab_size]
         return GPTOutput(logits=logits, past_key_values=tuple(caches) if use_cache else None)
 
     @torch.no_grad()
@@ -321,6 +371,10 @@ class GPT(nn.Module):
         for module in self.modules():
             if callable(initialise := getattr(module, "initialise", None)):
                 initialise()  # what a mechanism knows better than this rule
+
+
+def norm_of(config: GPTConfig) -> nn.Module:
+    return make_norm(config.norm, config.d_model, config.norm_eps, config.bias)
 
 
 def _positions(

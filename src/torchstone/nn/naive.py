@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from torchstone.nn.attention.context import Attended, Handoff
 from torchstone.nn.mlp.record import Grown
-from torchstone.nn.norms import EPS
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -42,25 +41,41 @@ def naive_logits(model: GPT, ids: Int[Tensor, " T"]) -> Float[Tensor, "T V"]:
         grown = mlp.naive(block.mlp, naive_norm(block.mlp_norm, x), attended, model.config)
         x = x + (1 if attended.mlp_share is None else attended.mlp_share) * grown.out
         sent = grown.sent
-    return naive_norm(model.final_norm, x) @ model.head.weight.T
+    return naive_norm(model.final_norm, x) @ model.head.weight[: model.config.vocab_size].T
 
 
 def naive_causal(
     layer: CausalSelfAttention, x: Float[Tensor, "T C"], config: GPTConfig, sent: Handoff
 ) -> Attended:
     """Each query weighs the values up to its own place by the softmax of its scores."""
-    C = x.shape[1]
-    qkv = x @ layer.qkv.weight.T + layer.qkv.bias
-    q, k, v = (naive_heads(qkv[:, part * C : (part + 1) * C], layer.num_heads) for part in range(3))
-    if config.positions == "rope":
-        q, k = [naive_rope(each) for each in q], [naive_rope(each) for each in k]
+    q, k, v = naive_qkv(layer, x, config)
     scores = [naive_scores(q[head], k[head]) for head in range(layer.num_heads)]
     weights = [naive_softmax(each) for each in scores]
     mixed = [weights[head] @ v[head] for head in range(layer.num_heads)]
     return Attended(
-        out=naive_join(mixed, sent) @ layer.out.weight.T + layer.out.bias,
+        out=naive_linear(layer.out, naive_join(mixed, sent)),
         weights=torch.stack(weights).mean(0),
     )
+
+
+def naive_qkv(
+    layer: CausalSelfAttention, x: Float[Tensor, "T C"], config: GPTConfig
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Queries, keys and values of each head, (T, D) each."""
+    C, qkv = x.shape[1], naive_linear(layer.qkv, x)
+    q, k, v = (naive_heads(qkv[:, part * C : (part + 1) * C], layer.num_heads) for part in range(3))
+    return naive_prepared(layer.query_norm, q, config), naive_prepared(layer.key_norm, k, config), v
+
+
+def naive_prepared(norm: nn.Module | None, heads: list[Tensor], config: GPTConfig) -> list[Tensor]:
+    """Queries or keys, normed and turned where the model asks for it."""
+    if norm is not None:
+        heads = [naive_norm(norm, each) for each in heads]
+    return [naive_rope(each) for each in heads] if config.positions == "rope" else heads
+
+
+def naive_linear(layer: nn.Linear, x: Float[Tensor, "T C"]) -> Float[Tensor, "T C2"]:
+    return x @ layer.weight.T if layer.bias is None else x @ layer.weight.T + layer.bias
 
 
 def naive_heads(x: Float[Tensor, "T C"], num_heads: int) -> list[Float[Tensor, "T D"]]:
@@ -91,23 +106,31 @@ def naive_join(mixed: list[Float[Tensor, "T D"]], sent: Handoff) -> Float[Tensor
 
 
 def naive_dense(layer: DenseMLP, x: Float[Tensor, "T C"], attended: Attended, config: GPTConfig) -> Grown:
-    return Grown(
-        naive_gelu(x @ layer.widen.weight.T + layer.widen.bias) @ layer.out.weight.T + layer.out.bias
-    )
+    return Grown(naive_linear(layer.out, naive_activation(config.activation, naive_linear(layer.widen, x))))
 
 
-def naive_gelu(wide: Float[Tensor, "T M"]) -> Float[Tensor, "T M"]:
-    return 0.5 * wide * (1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
+def naive_activation(name: str, wide: Float[Tensor, "T W"]) -> Float[Tensor, "T M"]:
+    if name == "gelu":
+        return wide * 0.5 * (1 + torch.erf(wide / math.sqrt(2)))
+    if name == "gelu-tanh":
+        return 0.5 * wide * (1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
+    if name == "relu2":
+        return torch.where(wide > 0, wide * wide, 0.0)
+    half = wide.shape[1] // 2
+    gate, value = wide[:, :half], wide[:, half:]
+    return gate / (1 + torch.exp(-gate)) * value
 
 
 def naive_norm(layer: nn.Module, x: Float[Tensor, "T C"]) -> Float[Tensor, "T C"]:
     if isinstance(layer, nn.Identity):
         return x
     if isinstance(layer, nn.RMSNorm):
-        return x / (x.pow(2).mean(-1, keepdim=True) + EPS).sqrt() * layer.weight
+        assert layer.eps is not None
+        return x / (x.pow(2).mean(-1, keepdim=True) + layer.eps).sqrt() * layer.weight
     assert isinstance(layer, nn.LayerNorm)
     centred = x - x.mean(-1, keepdim=True)
-    return centred / (centred.pow(2).mean(-1, keepdim=True) + EPS).sqrt() * layer.weight + layer.bias
+    scaled = centred / (centred.pow(2).mean(-1, keepdim=True) + layer.eps).sqrt() * layer.weight
+    return scaled if layer.bias is None else scaled + layer.bias
 
 
 def naive_rope(x: Float[Tensor, "T D"]) -> Float[Tensor, "T D"]:

@@ -15,12 +15,12 @@ NORMS = ("layernorm", "rmsnorm")
 EPS = 1e-5
 
 
-def make_norm(name: str, width: int) -> nn.Module:
-    """A norm over the last dimension, of `width` channels."""
+def make_norm(name: str, width: int, eps: float = EPS, bias: bool = True) -> nn.Module:
+    """A norm over the last dimension, of `width` channels; an RMSNorm never has a bias."""
     if name == "layernorm":
-        return nn.LayerNorm(width, eps=EPS)
+        return nn.LayerNorm(width, eps=eps, bias=bias)
     if name == "rmsnorm":
-        return nn.RMSNorm(width, eps=EPS)
+        return nn.RMSNorm(width, eps=eps)
     raise ConfigError(
         f"there is no norm named {name!r}",
         why=suggest(name, NORMS),

@@ -52,7 +52,17 @@ class ZooModel:
 
 
 GPT_KNOBS = ("vocab_size", "max_seq_len", "d_model", "num_layers", "num_heads", "d_ff", "dropout")
-GPT_EXTRA_KNOBS = ("norm", "positions", "tie_word_embeddings", *NESTED)
+GPT_EXTRA_KNOBS = (
+    "norm",
+    "norm_eps",
+    "activation",
+    "qk_norm",
+    "bias",
+    "positions",
+    "tie_word_embeddings",
+    "vocab_multiple",
+    *NESTED,
+)
 VIT_KNOBS = ("d_model", "num_layers", "num_heads", "d_ff", "dropout", "patch_size")
 IMAGE_KNOBS = ("num_classes", "num_channels")
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from torchstone._errors import MissingExtra
 from torchstone._files import write_text
 from torchstone.report import page
-from torchstone.report.figure_file import inline_pictures
+from torchstone.report.figure_file import inline_pictures, write_png
 from torchstone.report.inert import inert
 from torchstone.report.numbers import duration, number
 from torchstone.report.page import text
@@ -22,12 +23,24 @@ HEADER = ("arm", "name", "seeds", "mean", "spread", "against", "difference", "95
 
 
 def write_report(found: Summary, folder: Path) -> list[Path]:
-    """`report.html`, `report.md` and `report.csv`."""
+    """`report.html`, `report.md`, `report.csv`, and the ladder as `report.png` for the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"report.html": html_page(found), "report.md": markdown(found), "report.csv": as_csv(found)}
+    drawn, line = _ladder_beside(found, folder)
+    files = {"report.html": html_page(found), "report.md": markdown(found, line), "report.csv": as_csv(found)}
     for name, content in files.items():
         write_text(folder / name, content)
-    return [folder / name for name in files]
+    return [*(folder / name for name in files), *drawn]
+
+
+def _ladder_beside(found: Summary, folder: Path) -> tuple[list[Path], str]:
+    """The picture's file, and the line of Markdown that shows it, or says why there is none."""
+    if not any(each.values for each in found.arms):
+        return [], ""
+    try:
+        path = write_png(ladder(found), folder / "report.png")
+    except MissingExtra as missing:
+        return [], f"No picture: {missing.what}; {missing.next}"
+    return [path], f"![{_plain(found.study.metric)} of each arm]({path.name})"
 
 
 def rows(found: Summary) -> Iterator[tuple[str, ...]]:
@@ -104,9 +117,11 @@ def as_csv(found: Summary) -> str:
     return out.getvalue()
 
 
-def markdown(found: Summary) -> str:
+def markdown(found: Summary, picture: str = "") -> str:
+    """`picture`: a line of Markdown above the table."""
     lines = [f"# {_plain(found.study.name)}", "", _plain(found.study.describe), ""]
     lines += [f"- {_plain(each)}" for each in (*_sentences(found), *found.notes)]
+    lines += ["", picture] if picture else []
     lines += ["", f"| {' | '.join(HEADER)} |", f"|{'---|' * len(HEADER)}"]
     lines += [f"| {' | '.join(map(_plain, row))} |" for row in rows(found)]
     return "\n".join(lines) + "\n"

@@ -54,9 +54,14 @@ def head_loss(
     bias: Float[Tensor, " V"] | None,
     targets: Int[Tensor, " N"],
     chunk: int,
+    num_outputs: int | None = None,
 ) -> Scores:
-    """Cross entropy of `hidden @ weight.T + bias`, summed over the targets that count, and the hits."""
-    return _HeadLoss.apply(hidden, weight, bias, targets, chunk, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    """Cross entropy of `hidden @ weight.T + bias`, summed over the targets that count, and the hits.
+
+    Of the rows of `weight` the first `num_outputs` count (None: all).
+    """
+    learns = torch.is_grad_enabled()
+    return _HeadLoss.apply(hidden, weight, bias, targets, chunk, num_outputs, learns)  # type: ignore[no-untyped-call]
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -68,6 +73,7 @@ class _HeadLoss(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         chunk: int,
+        num_outputs: int | None,
         learns: bool,
     ) -> Scores:
         kind = hidden.device.type
@@ -87,6 +93,8 @@ class _HeadLoss(torch.autograd.Function):
             for start in range(0, hidden.shape[0], chunk):
                 part, goal = hidden[start : start + chunk].to(dtype), targets[start : start + chunk]
                 scores = F.linear(part, matrix, offset).to(exact)
+                if num_outputs is not None:
+                    scores[:, num_outputs:] = float("-inf")
                 chunk_loss, chunk_correct, lse = _score(scores, goal)
                 loss += chunk_loss
                 correct += chunk_correct
@@ -113,7 +121,7 @@ class _HeadLoss(torch.autograd.Function):
             raise RuntimeError("a chunked loss can be traversed backwards once")
         made, ctx.gradients = ctx.gradients, None
         scaled = [None if each is None else each.mul_(grad_loss.to(each.dtype)) for each in made]
-        return (*scaled, None, None, None)
+        return (*scaled, None, None, None, None)
 
 
 # --- from logits --------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def run_harness(job: HarnessJob) -> dict[str, Any]:
         loaded.adapter,
         tokenizer,
         batch_size=job.batch_size,
-        marked=parse_target(job.target).kind == "hf",
+        marked=parse_target(job.target).kind in ("hf", "gpt2"),
     )
     found = lm_eval.simple_evaluate(
         model=model, tasks=list(job.tasks), task_manager=manager, limit=job.max_samples, bootstrap_iters=0,

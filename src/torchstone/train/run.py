@@ -173,6 +173,9 @@ def model_record(loaded: Any, overrides: dict[str, Any] | None = None) -> dict[s
     from torchstone.adapt.target import from_anywhere
 
     target = str(loaded.target)
+    origin = {} if loaded.recipe is None else {"weights_of": from_anywhere(target)}
+    if loaded.recipe is not None:
+        target, overrides = loaded.recipe
     return {
         "target": from_anywhere(target),
         "name": Path(target).stem if Path(target).exists() else target.removeprefix("zoo:"),
@@ -181,6 +184,7 @@ def model_record(loaded: Any, overrides: dict[str, Any] | None = None) -> dict[s
         "overrides": {key: value for key, value in (overrides or {}).items() if value is not None},
         "fingerprint": loaded.fingerprint,
         "task": loaded.task.kind,
+        **origin,
     }
 
 

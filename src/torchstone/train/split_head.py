@@ -32,13 +32,15 @@ class Split:
 
     chunk: int
     head: nn.Linear | None = None
+    num_outputs: int | None = None
+    """Logits that the model gives, where the head has more rows; None: as many as it has."""
 
     def scores(self, given: Tensor, targets: Tensor) -> Scores:
         """`given`: hidden states where the head is left out, else logits; (..., C or V)."""
         rows, goal = given.reshape(-1, given.shape[-1]), targets.reshape(-1)
         if self.head is None:
             return logits_loss(rows, goal, self.chunk)
-        return head_loss(rows, self.head.weight, self.head.bias, goal, self.chunk)
+        return head_loss(rows, self.head.weight, self.head.bias, goal, self.chunk, self.num_outputs)
 
 
 def choose_split(
@@ -67,28 +69,27 @@ def choose_split(
 def _choose(module: nn.Module, objective: ModelObjective, batch: Prepared, chunk: int) -> tuple[Split, str]:
     objective.split = None
     expected = float(objective.loss_sum(batch))
-    kinds: list[torch.dtype] = []
+    seen: list[Tensor] = []
 
     def logits() -> Tensor:
-        found = objective.logits(batch)[0]
-        kinds.append(found.dtype)
-        return found
+        seen.append(objective.logits(batch)[0])
+        return seen[0]
 
     head = find_head(module, logits)
     if head is None:
         return Split(chunk), "no plain linear layer makes the logits"
-    objective.split = Split(chunk, head)
+    objective.split = split = Split(chunk, head, seen[0].shape[-1])
     try:
         found = float(objective.loss_sum(batch))
     except Exception as error:  # a model may do anything to what it takes for logits
         told = str(error).partition("\n")[0]
         return Split(chunk), f"the model needs its logits: {type(error).__name__}: {told}"
-    tolerance = TOLERANCE_16_BIT if kinds[0].itemsize == 2 else TOLERANCE
+    tolerance = TOLERANCE_16_BIT if seen[0].dtype.itemsize == 2 else TOLERANCE
     if not abs(found - expected) <= tolerance * abs(expected):
         return Split(
             chunk
         ), f"the model changes its logits: the loss is {expected:.6g}, without that {found:.6g}"
-    return Split(chunk, head), ""
+    return split, ""
 
 
 @contextmanager
@@ -108,7 +109,7 @@ def left_out(head: nn.Linear) -> Iterator[list[Tensor]]:
 
 
 def find_head(module: nn.Module, run: Callable[[], Tensor]) -> nn.Linear | None:
-    """The linear layer that ran last and is as wide as the logits that `run` gives."""
+    """The linear layer that ran last and is as wide as the logits that `run` gives, or is cut to them."""
     ran: list[nn.Linear] = []
 
     def note(layer: nn.Module, *_: Any) -> None:
@@ -122,6 +123,8 @@ def find_head(module: nn.Module, run: Callable[[], Tensor]) -> nn.Linear | None:
         for handle in handles:
             handle.remove()
     wide = [each for each in ran if each.out_features == logits.shape[-1]]
+    if not wide and ran and ran[-1].out_features > logits.shape[-1]:
+        wide = ran[-1:]  # rows beyond the vocabulary; whether it is so, the loss will tell
     # A head with a forward of its own (LoRA, quantisation) is more than its weight.
     if not wide or type(wide[-1]) is not nn.Linear or "forward" in vars(wide[-1]):
         return None

@@ -60,8 +60,16 @@ SIZES = {
     "num_heads": ("num_heads", "num_attention_heads", "n_head"),
     "d_ff": ("d_ff", "intermediate_size", "n_inner"),
     "dropout": ("dropout", "resid_pdrop", "hidden_dropout_prob"),
+    "norm": ("norm",),
+    "norm_eps": ("norm_eps",),
+    "activation": ("activation",),
+    "qk_norm": ("qk_norm",),
+    "bias": ("bias",),
+    "positions": ("positions",),
+    "tie_word_embeddings": ("tie_word_embeddings",),
+    "vocab_multiple": ("vocab_multiple",),
 }
-"""Size fields of TrainingConfig, and the names under which a model's own config holds them."""
+"""Fields of TrainingConfig that the model is made by, and the names under which its own config holds them."""
 
 
 class Trainer:

@@ -41,12 +41,12 @@ SMALLEST = 1e-4
 
 class FoldedAttention(Gates, CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config.d_model, config.num_heads, config.dropout)
+        super().__init__(config)
         self.rank = config.attention.rank
         require_rank(self.rank, self.head_width)
         width = self.head_width - self.rank
-        self.queries_keys = nn.Linear(config.d_model, 2 * width * config.num_heads)
-        self.values = nn.Linear(config.d_model, config.d_model)
+        self.queries_keys = nn.Linear(config.d_model, 2 * width * config.num_heads, bias=config.bias)
+        self.values = nn.Linear(config.d_model, config.d_model, bias=config.bias)
         del self.qkv
         self.to_low = nn.Parameter(torch.empty(width, self.rank))
         self.standard = nn.Parameter(torch.full((config.num_heads,), width / self.head_width))
@@ -87,7 +87,7 @@ class FoldedAttention(Gates, CausalSelfAttention):
 
 class UntiedFoldedAttention(Gates, CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config.d_model, config.num_heads, config.dropout)
+        super().__init__(config)
         rank = config.attention.rank
         require_rank(rank, self.head_width)
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
@@ -131,9 +131,14 @@ def _gates(config: GPTConfig) -> int:
 
 
 def _parameters(config: GPTConfig, layer: int) -> int:
-    C, H, R = config.d_model, config.num_heads, config.attention.rank
+    C, H, R, b = config.d_model, config.num_heads, config.attention.rank, config.bias
     width = C // H - R
-    return 2 * width * H * (C + 1) + 2 * (C**2 + C) + width * R + _gates(config)
+    return 2 * width * H * (C + b) + 2 * C * (C + b) + width * R + _gates(config)
+
+
+def _untied_parameters(config: GPTConfig, layer: int) -> int:
+    C = config.d_model
+    return 4 * C**2 + C * config.bias + _gates(config)
 
 
 def _flops(config: GPTConfig, layer: int, tokens: int) -> int:
@@ -161,7 +166,7 @@ RECORDS = (
         source="mcgrof/AdamWPrune at 0700927: gpt2/ra.py",
         make=lambda config, layer: UntiedFoldedAttention(config),
         naive=naive_untied,
-        parameters=lambda config, layer: 4 * config.d_model**2 + config.d_model + _gates(config),
+        parameters=_untied_parameters,
         flops=causal_flops,
         cache=causal_cache,
     ),

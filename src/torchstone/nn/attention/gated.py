@@ -21,7 +21,7 @@ from torchstone.nn.attention.causal import (
 from torchstone.nn.attention.context import Handoff
 from torchstone.nn.attention.heads import join_heads
 from torchstone.nn.attention.naive_heads import naive_gated
-from torchstone.nn.attention.record import AttentionRecord
+from torchstone.nn.attention.record import AttentionRecord, head_width
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 class GatedAttention(CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config.d_model, config.num_heads, config.dropout)
+        super().__init__(config)
         self.gate = nn.Linear(config.d_model, config.d_model, bias=False)
 
     def finish(
@@ -52,5 +52,6 @@ RECORDS = (
             causal_flops(config, layer, tokens) + 2 * tokens * config.d_model**2
         ),
         cache=causal_cache,
+        qk_width=head_width,
     ),
 )

@@ -22,8 +22,7 @@ from torchstone.nn.attention.context import Attended, AttentionContext, Cache, H
 from torchstone.nn.attention.geometry import Geometry, fit_geometry
 from torchstone.nn.attention.heads import split_heads
 from torchstone.nn.attention.naive_splice import naive_kvsplice
-from torchstone.nn.attention.record import AttentionRecord
-from torchstone.nn.rotary import rotate
+from torchstone.nn.attention.record import AttentionRecord, head_width
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -36,7 +35,7 @@ MOST_VALUES = 120_000
 
 class SplicedAttention(CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config.d_model, config.num_heads, config.dropout)
+        super().__init__(config)
         rank = config.attention.value_rank
         if rank > self.head_width:
             raise ConfigError(
@@ -51,9 +50,7 @@ class SplicedAttention(CausalSelfAttention):
         sent: Handoff,
         past: Cache | None = None,
     ) -> Attended:
-        q, k, v = self.project(x)
-        if context.rotary is not None:
-            q, k = rotate(q, context.rotary), rotate(k, context.rotary)
+        q, k, v = self.prepare(x, context)
         small = self.geometry.encode(v)
         if past is not None:
             k, small = torch.cat([past[0], k], dim=2), torch.cat([past[1], small], dim=2)
@@ -127,5 +124,6 @@ RECORDS = (
         parameters=causal_parameters,
         flops=_flops,
         cache=_cache,
+        qk_width=head_width,
     ),
 )

@@ -67,10 +67,10 @@ class Route(Gates, nn.Module):
 class LowRank(nn.Module):
     """A projection through `rank` channels, begun as the best approximation of a full one."""
 
-    def __init__(self, width: int, rank: int) -> None:
+    def __init__(self, width: int, rank: int, bias: bool) -> None:
         super().__init__()
         self.down = nn.Linear(width, rank, bias=False)
-        self.up = nn.Linear(rank, width)
+        self.up = nn.Linear(rank, width, bias=bias)
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -85,7 +85,7 @@ class LowRank(nn.Module):
 
 class LensAttention(Gates, CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config.d_model, config.num_heads, config.dropout)
+        super().__init__(config)
         options, C = config.attention, config.d_model
         self.views = views(options.lens)
         self.logits = nn.Parameter(torch.tensor([[START[each] for each in self.views]] * config.num_heads))
@@ -98,8 +98,8 @@ class LensAttention(Gates, CausalSelfAttention):
             if options.compress > C:
                 raise ConfigError(f"model.attention.compress={options.compress} is more than d_model={C}")
             del self.qkv
-            self.query = nn.Linear(C, C)
-            self.key, self.value = LowRank(C, options.compress), LowRank(C, options.compress)
+            self.query = nn.Linear(C, C, bias=config.bias)
+            self.key, self.value = (LowRank(C, options.compress, config.bias) for _ in range(2))
         self.initialise()
 
     def initialise(self) -> None:
@@ -221,5 +221,6 @@ RECORDS = (
         score_width=_score_width,
         rotary_width=_rotary_width,
         gives_share=lambda config: config.attention.route,
+        qk_width=_rotary_width,
     ),
 )

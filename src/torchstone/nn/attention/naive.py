@@ -13,7 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from torchstone.nn.attention.context import Attended, Handoff
-from torchstone.nn.naive import naive_heads, naive_join, naive_rope, naive_scores, naive_softmax
+from torchstone.nn.naive import (
+    naive_heads,
+    naive_join,
+    naive_linear,
+    naive_qkv,
+    naive_rope,
+    naive_scores,
+    naive_softmax,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -36,7 +44,7 @@ def naive_heads_attention(
     weights, factors = naive_moderation(layer, scores, config)
     mixed = [factors[head] * (weights[head] @ v[head]) for head in range(layer.num_heads)]
     return Attended(
-        out=naive_join(mixed, sent) @ layer.out.weight.T + layer.out.bias,
+        out=naive_linear(layer.out, naive_join(mixed, sent)),
         weights=torch.stack(weights).mean(0),
     )
 
@@ -110,18 +118,6 @@ def naive_rows(layer: nn.Module, q: Float[Tensor, "T D"], k: Float[Tensor, "T D"
         return naive_scores(q, k)
     rows = naive_rank_one if config.attention.name == "ra_rank1_2025" else reciprocal_rows
     return rows(q, k, reciprocity.alpha, config.attention.window)
-
-
-def naive_qkv(
-    layer: CausalSelfAttention, x: Float[Tensor, "T C"], config: GPTConfig
-) -> tuple[Rows, Rows, Rows]:
-    """Queries, keys and values of each head, (T, D) each."""
-    C = x.shape[1]
-    qkv = x @ layer.qkv.weight.T + layer.qkv.bias
-    q, k, v = (naive_heads(qkv[:, part * C : (part + 1) * C], layer.num_heads) for part in range(3))
-    if config.positions == "rope":
-        q, k = [naive_rope(each) for each in q], [naive_rope(each) for each in k]
-    return q, k, v
 
 
 def reciprocal_rows(

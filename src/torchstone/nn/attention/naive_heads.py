@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from torchstone.nn.attention.context import Attended, Handoff
-from torchstone.nn.attention.naive import Rows, naive_qkv
+from torchstone.nn.attention.naive import Rows
 from torchstone.nn.naive import (
     naive_causal,
     naive_heads,
     naive_join,
+    naive_linear,
     naive_norm,
+    naive_prepared,
+    naive_qkv,
     naive_rope,
     naive_scores,
     naive_softmax,
@@ -46,17 +49,16 @@ def naive_gated(layer: GatedAttention, x: Float[Tensor, "T C"], config: GPTConfi
 
 def naive_tied(layer: TiedAttention, x: Float[Tensor, "T C"], config: GPTConfig, sent: Handoff) -> Attended:
     C = x.shape[1]
-    first, last = ((x @ layer.parts.weight.T + layer.parts.bias)[:, part : part + C] for part in (0, C))
+    first, last = (naive_linear(layer.parts, x)[:, part : part + C] for part in (0, C))
     q, k, v = first, last, last
     if layer.tie == "queries-keys":
         k = first
     elif layer.tie == "keys-values-transposed":
-        assert layer.key_bias is not None
-        k = x @ layer.parts.weight[C:] + layer.key_bias
-    heads = [naive_heads(each, layer.num_heads) for each in (q, k, v)]
-    if config.positions == "rope":
-        heads[:2] = [[naive_rope(each) for each in some] for some in heads[:2]]
-    mixed, weights = _mixed(*heads)
+        k = x @ layer.parts.weight[C:] + (0 if layer.key_bias is None else layer.key_bias)
+    queries, keys, values = (naive_heads(each, layer.num_heads) for each in (q, k, v))
+    queries = naive_prepared(layer.query_norm, queries, config)
+    keys = naive_prepared(layer.key_norm, keys, config)
+    mixed, weights = _mixed(queries, keys, values)
     return _finished(layer, naive_join(mixed, sent), weights)
 
 
@@ -71,10 +73,10 @@ def naive_restart(
 def naive_folded(
     layer: FoldedAttention, x: Float[Tensor, "T C"], config: GPTConfig, sent: Handoff
 ) -> Attended:
-    both = x @ layer.queries_keys.weight.T + layer.queries_keys.bias
+    both = naive_linear(layer.queries_keys, x)
     half = both.shape[1] // 2
     q, k = (naive_heads(part, layer.num_heads) for part in (both[:, :half], both[:, half:]))
-    v = naive_heads(x @ layer.values.weight.T + layer.values.bias, layer.num_heads)
+    v = naive_heads(naive_linear(layer.values, x), layer.num_heads)
     if config.positions == "rope":
         q, k = [naive_rope(each) for each in q], [naive_rope(each) for each in k]
     rank_one_by_one = layer.to_low @ layer.to_low.T
@@ -112,8 +114,8 @@ def naive_lens(layer: LensAttention, x: Float[Tensor, "T C"], config: GPTConfig,
     if layer.key is None or layer.value is None:
         q, k, v = naive_qkv(layer, x, config)
     else:
-        wide = [x @ p.down.weight.T @ p.up.weight.T + p.up.bias for p in (layer.key, layer.value)]
-        query = x @ layer.query.weight.T + layer.query.bias
+        wide = [naive_linear(p.up, x @ p.down.weight.T) for p in (layer.key, layer.value)]
+        query = naive_linear(layer.query, x)
         q, k, v = (naive_heads(each, layer.num_heads) for each in (query, *wide))
     scores = []
     for h in range(layer.num_heads):
@@ -168,5 +170,5 @@ def _restarted(restart: Restart | None, mixed: Heads, v: Heads) -> Heads:
 
 
 def _finished(layer: CausalSelfAttention, joined: Float[Tensor, "T C"], weights: Heads) -> Attended:
-    out = joined @ layer.out.weight.T + layer.out.bias
+    out = naive_linear(layer.out, joined)
     return Attended(out=out, weights=torch.stack(weights).mean(0))

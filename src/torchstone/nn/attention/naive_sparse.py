@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from torchstone.nn.attention.context import Attended, Handoff
-from torchstone.nn.attention.naive import Rows, naive_qkv
-from torchstone.nn.naive import naive_join, naive_scores
+from torchstone.nn.attention.naive import Rows
+from torchstone.nn.naive import naive_join, naive_linear, naive_qkv, naive_scores
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -43,7 +43,7 @@ def naive_pruned(
         weights.append(_pruned_weights(scores, fixed, _budget(layer, h, config, sent), options))
     mixed = [weights[h] @ v[h] for h in range(layer.num_heads)]
     return Attended(
-        out=naive_join(mixed, sent) @ layer.out.weight.T + layer.out.bias,
+        out=naive_linear(layer.out, naive_join(mixed, sent)),
         weights=torch.stack(weights).mean(0),
     )
 
@@ -111,7 +111,7 @@ def naive_walk(layer: WalkAttention, x: Float[Tensor, "T C"], config: GPTConfig,
         mixed.append(local @ v[h] + layer.gamma * walked)
         weights.append(local)
     return Attended(
-        out=naive_join(mixed, sent) @ layer.out.weight.T + layer.out.bias,
+        out=naive_linear(layer.out, naive_join(mixed, sent)),
         weights=torch.stack(weights).mean(0),
     )
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from torchstone.nn.attention.context import Attended, Handoff
-from torchstone.nn.attention.naive import naive_qkv
-from torchstone.nn.naive import naive_heads, naive_join, naive_scores, naive_softmax
+from torchstone.nn.naive import naive_heads, naive_join, naive_linear, naive_qkv, naive_scores, naive_softmax
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -27,19 +26,19 @@ def naive_learned_splice(
     layer: SplicedLatentAttention, x: Float[Tensor, "T C"], config: GPTConfig, sent: Handoff
 ) -> Attended:
     C = x.shape[1]
-    latent = x @ layer.down.weight.T + layer.down.bias
+    latent = naive_linear(layer.down, x)
     if sent.latent is not None:
         latent = latent + sent.latent
     size = torch.log(1 + torch.exp(layer.scale))
     kept = (latent * size + layer.shift) @ layer.compress
     again = (kept @ layer.expand - layer.shift) / (size + 1e-6)
-    q = naive_heads(latent @ layer.query.weight.T + layer.query.bias, layer.num_heads)
-    both = again @ layer.keys_values.weight.T + layer.keys_values.bias
+    q = naive_heads(naive_linear(layer.query, latent), layer.num_heads)
+    both = naive_linear(layer.keys_values, again)
     k, v = naive_heads(both[:, :C], layer.num_heads), naive_heads(both[:, C:], layer.num_heads)
     weights = [naive_softmax(naive_scores(q[h], k[h])) for h in range(layer.num_heads)]
     mixed = [weights[h] @ v[h] for h in range(layer.num_heads)]
     return Attended(
-        out=naive_join(mixed, sent) @ layer.out.weight.T + layer.out.bias,
+        out=naive_linear(layer.out, naive_join(mixed, sent)),
         latent=latent,
         weights=torch.stack(weights).mean(0),
     )
@@ -52,7 +51,7 @@ def naive_kvsplice(
     weights = [naive_softmax(naive_scores(q[h], k[h])) for h in range(layer.num_heads)]
     mixed = [weights[h] @ naive_round_trip(layer.geometry, v[h]) for h in range(layer.num_heads)]
     return Attended(
-        out=naive_join(mixed, sent) @ layer.out.weight.T + layer.out.bias,
+        out=naive_linear(layer.out, naive_join(mixed, sent)),
         weights=torch.stack(weights).mean(0),
     )
 

@@ -36,7 +36,6 @@ from torchstone.nn.attention.naive_sparse import naive_pruned
 from torchstone.nn.attention.recent import RecentAttention
 from torchstone.nn.attention.record import AttentionRecord, head_width
 from torchstone.nn.attention.scores import Scores, near_flops, score_flops
-from torchstone.nn.rotary import rotate
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -48,7 +47,7 @@ class PrunedAttention(CausalSelfAttention):
     """n counts the places that are here: those of the cache that were not dropped, then the queries' own."""
 
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config.d_model, config.num_heads, config.dropout)
+        super().__init__(config)
         options = config.attention
         self.importance, self.recent = options.importance, options.recent
         self.keeps_keys = self.importance == "attention" and options.drop == "values"
@@ -62,9 +61,7 @@ class PrunedAttention(CausalSelfAttention):
         sent: Handoff,
         past: Cache | None = None,
     ) -> Attended:
-        q, k, v = self.project(x)
-        if context.rotary is not None:
-            q, k = rotate(q, context.rotary), rotate(k, context.rotary)
+        q, k, v = self.prepare(x, context)
         T, num_past = x.shape[1], 0 if past is None else past[0].shape[2]
         total = num_past + T
         place = torch.arange(num_past, total, device=x.device).expand(*k.shape[:2], -1)
@@ -239,5 +236,6 @@ RECORDS = (
         hears_confidence=lambda config: (
             not _is_recency(config) and config.attention.budget == "gate-informed"
         ),
+        qk_width=head_width,
     ),
 )

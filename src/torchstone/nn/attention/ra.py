@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 class ReciprocalAttention(CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config.d_model, config.num_heads, config.dropout)
+        super().__init__(config)
         self.reciprocity = make_reciprocity(config)
 
     def scores(
@@ -56,5 +56,6 @@ RECORDS = (
         flops=_flops,
         cache=_cache,
         score_width=lambda config: 2 * head_width(config),
+        qk_width=head_width,
     ),
 )

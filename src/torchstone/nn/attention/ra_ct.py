@@ -15,7 +15,7 @@ from torchstone.nn.attention.causal import (
 from torchstone.nn.attention.context import AttentionContext
 from torchstone.nn.attention.cross_token import CrossTokenGate, cross_token_flops
 from torchstone.nn.attention.naive import naive_heads_attention
-from torchstone.nn.attention.record import AttentionRecord
+from torchstone.nn.attention.record import AttentionRecord, head_width
 from torchstone.nn.attention.scores import Scores
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 class CrossTokenAttention(CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config.d_model, config.num_heads, config.dropout)
+        super().__init__(config)
         self.cross_token = CrossTokenGate(config.attention, config.num_heads)
 
     def mix(
@@ -50,5 +50,6 @@ RECORDS = (
         parameters=lambda config, layer: causal_parameters(config, layer) + 2 * config.num_heads,
         flops=_flops,
         cache=causal_cache,
+        qk_width=head_width,
     ),
 )

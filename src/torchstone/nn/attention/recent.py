@@ -16,7 +16,6 @@ from torchstone.nn.attention.causal import CausalSelfAttention
 from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
 from torchstone.nn.attention.near import context_here, last, near_mask
 from torchstone.nn.attention.scores import Scores
-from torchstone.nn.rotary import rotate
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 class RecentAttention(CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config.d_model, config.num_heads, config.dropout)
+        super().__init__(config)
         self.recent = config.attention.recent
 
     def forward(
@@ -36,9 +35,7 @@ class RecentAttention(CausalSelfAttention):
         sent: Handoff,
         past: Cache | None = None,
     ) -> Attended:
-        q, k, v = self.project(x)
-        if context.rotary is not None:
-            q, k = rotate(q, context.rotary), rotate(k, context.rotary)
+        q, k, v = self.prepare(x, context)
         total = x.shape[1] + (0 if past is None else past[0].shape[2])
         if past is not None:
             k, v = torch.cat([past[1], k], dim=2), torch.cat([past[2], v], dim=2)

@@ -36,7 +36,7 @@ def never(config: GPTConfig) -> bool:
     return False
 
 
-def no_latent(config: GPTConfig) -> int | None:
+def absent(config: GPTConfig) -> int | None:
     return None
 
 
@@ -70,7 +70,9 @@ class AttentionRecord:
     """Channels of a head that make a score: `keep_weights` multiplies them once more, T x T times."""
     rotary_width: Callable[[GPTConfig], int | None] = head_width
     """Width of what rotary positions turn; None: the mechanism takes no rotary positions."""
-    latent_width: Callable[[GPTConfig], int | None] = no_latent
+    qk_width: Callable[[GPTConfig], int | None] = absent
+    """Width of the queries and keys that `qk_norm` norms; None: the mechanism takes no such norm."""
+    latent_width: Callable[[GPTConfig], int | None] = absent
     """Width of the latent of the keys that an MLP may read and add to; None: there is none."""
     gives_share: Callable[[GPTConfig], bool] = never
     """It fills `Attended.mlp_share`."""

@@ -24,11 +24,9 @@ from torchstone.nn.attention.causal import (
 from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff, Looked
 from torchstone.nn.attention.heads import join_heads
 from torchstone.nn.attention.naive_heads import naive_residual
-from torchstone.nn.attention.record import AttentionRecord
+from torchstone.nn.attention.record import AttentionRecord, head_width
 from torchstone.nn.attention.scores import Scores, score_flops
 from torchstone.nn.gates import Gates
-from torchstone.nn.norms import EPS
-from torchstone.nn.rotary import rotate
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -38,14 +36,14 @@ if TYPE_CHECKING:
 
 class SwappedResidualAttention(Gates, CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config.d_model, config.num_heads, config.dropout)
+        super().__init__(config)
         self.num_swapped = config.attention.swapped_heads
         if self.num_swapped > config.num_heads:
             raise ConfigError(
                 f"model.attention.swapped_heads={self.num_swapped} is more than num_heads={config.num_heads}"
             )
         self.swapped = nn.Linear(self.num_swapped * self.head_width, config.d_model, bias=False)
-        self.swapped_norm = nn.LayerNorm(config.d_model, eps=EPS)
+        self.swapped_norm = nn.LayerNorm(config.d_model, eps=config.norm_eps, bias=config.bias)
         self.strength = nn.Parameter(torch.zeros(()))
 
     def forward(
@@ -55,9 +53,7 @@ class SwappedResidualAttention(Gates, CausalSelfAttention):
         sent: Handoff,
         past: Cache | None = None,
     ) -> Attended:
-        q, k, v = self.project(x)
-        if context.rotary is not None:
-            q, k = rotate(q, context.rotary), rotate(k, context.rotary)
+        q, k, v = self.prepare(x, context)
         own_keys, queries = k[:, : self.num_swapped], q[:, : self.num_swapped]
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
@@ -90,7 +86,7 @@ def is_swapped(config: GPTConfig, layer: int) -> bool:
 def _make(config: GPTConfig, layer: int) -> CausalSelfAttention:
     if is_swapped(config, layer):
         return SwappedResidualAttention(config)
-    return CausalSelfAttention(config.d_model, config.num_heads, config.dropout)
+    return CausalSelfAttention(config)
 
 
 def _width(config: GPTConfig, layer: int) -> int:
@@ -100,7 +96,7 @@ def _width(config: GPTConfig, layer: int) -> int:
 
 
 def _parameters(config: GPTConfig, layer: int) -> int:
-    extra = _width(config, layer) * config.d_model + 2 * config.d_model + 1
+    extra = _width(config, layer) * config.d_model + (1 + config.bias) * config.d_model + 1
     return causal_parameters(config, layer) + (extra if is_swapped(config, layer) else 0)
 
 
@@ -122,5 +118,6 @@ RECORDS = (
         cache=lambda config, layer, tokens: (
             causal_cache(config, layer, tokens) + _width(config, layer) * tokens
         ),
+        qk_width=head_width,
     ),
 )

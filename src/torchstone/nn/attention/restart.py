@@ -20,7 +20,7 @@ from torchstone.nn.attention.causal import (
 )
 from torchstone.nn.attention.context import AttentionContext
 from torchstone.nn.attention.naive_heads import naive_restart
-from torchstone.nn.attention.record import AttentionRecord
+from torchstone.nn.attention.record import AttentionRecord, head_width
 from torchstone.nn.attention.scores import Scores
 from torchstone.nn.gates import Gates
 
@@ -51,7 +51,7 @@ class Restart(Gates, nn.Module):
 
 class RestartAttention(CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config.d_model, config.num_heads, config.dropout)
+        super().__init__(config)
         self.restart = Restart(config.num_heads)
 
     def mix(
@@ -71,5 +71,6 @@ RECORDS = (
         parameters=lambda config, layer: causal_parameters(config, layer) + config.num_heads,
         flops=causal_flops,
         cache=causal_cache,
+        qk_width=head_width,
     ),
 )

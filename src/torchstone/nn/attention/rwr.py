@@ -25,9 +25,8 @@ from torchstone.nn.attention.causal import CausalSelfAttention, causal_parameter
 from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff, Looked
 from torchstone.nn.attention.naive_sparse import naive_walk
 from torchstone.nn.attention.near import context_here, last, near_mask
-from torchstone.nn.attention.record import AttentionRecord
+from torchstone.nn.attention.record import AttentionRecord, head_width
 from torchstone.nn.attention.scores import Scores, near_flops
-from torchstone.nn.rotary import rotate
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -39,7 +38,7 @@ class WalkAttention(CausalSelfAttention):
     """n counts the places of the window and the queries: those that a query may reach."""
 
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config.d_model, config.num_heads, config.dropout)
+        super().__init__(config)
         options = config.attention
         self.window, self.edges = options.walk_window, options.edges
         self.steps, self.restart, self.gamma = options.walk_steps, options.restart_probability, options.gamma
@@ -51,9 +50,7 @@ class WalkAttention(CausalSelfAttention):
         sent: Handoff,
         past: Cache | None = None,
     ) -> Attended:
-        q, k, v = self.project(x)
-        if context.rotary is not None:
-            q, k = rotate(q, context.rotary), rotate(k, context.rotary)
+        q, k, v = self.prepare(x, context)
         num_past = 0 if past is None else past[0].shape[2]
         clock = x.new_empty(x.shape[0], 1, num_past + x.shape[1], 0)
         before = None if past is None else past[1:]
@@ -149,5 +146,6 @@ RECORDS = (
         parameters=causal_parameters,
         flops=_flops,
         cache=_cache,
+        qk_width=head_width,
     ),
 )

@@ -41,14 +41,14 @@ class SplicedLatentAttention(nn.Module):
         if K > L:
             raise ConfigError(f"model.attention.kept={K} is more than model.attention.latent={L}")
         self.num_heads, self.dropout = config.num_heads, config.dropout
-        self.down = nn.Linear(C, L)
-        self.query = nn.Linear(L, C)
-        self.keys_values = nn.Linear(L, 2 * C)
+        self.down = nn.Linear(C, L, bias=config.bias)
+        self.query = nn.Linear(L, C, bias=config.bias)
+        self.keys_values = nn.Linear(L, 2 * C, bias=config.bias)
         self.scale = nn.Parameter(torch.full((L,), math.log(math.e - 1)))  # softplus of it is 1
         self.shift = nn.Parameter(torch.zeros(L))
         self.compress = nn.Parameter(torch.empty(L, K))
         self.expand = nn.Parameter(torch.empty(K, L))
-        self.out = nn.Linear(C, C)
+        self.out = nn.Linear(C, C, bias=config.bias)
         self.residual_dropout = nn.Dropout(config.dropout)
         self.initialise()
 
@@ -85,7 +85,8 @@ class SplicedLatentAttention(nn.Module):
 
 def _parameters(config: GPTConfig, layer: int) -> int:
     C, L, K = config.d_model, config.attention.latent, config.attention.kept
-    return (C + 1) * L + (L + 1) * 3 * C + 2 * L + 2 * L * K + C**2 + C
+    b = config.bias
+    return (C + b) * L + (L + b) * 3 * C + 2 * L + 2 * L * K + (C + b) * C
 
 
 def _flops(config: GPTConfig, layer: int, tokens: int) -> int:

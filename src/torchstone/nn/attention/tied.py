@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchstone.nn.attention.causal import CausalSelfAttention, causal_flops
+from torchstone.nn.attention.causal import CausalSelfAttention, causal_flops, qk_norm_parameters
 from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
 from torchstone.nn.attention.heads import split_heads
 from torchstone.nn.attention.naive_heads import naive_tied
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 class TiedAttention(CausalSelfAttention):
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config.d_model, config.num_heads, config.dropout)
+        super().__init__(config)
         C, self.tie = config.d_model, config.attention.tie
         del self.qkv
-        self.parts = nn.Linear(C, 2 * C)
+        self.parts = nn.Linear(C, 2 * C, bias=config.bias)
         """queries-keys: the shared one, then the values; else: the queries, then the values."""
-        transposed = self.tie == "keys-values-transposed"
-        self.key_bias = nn.Parameter(torch.zeros(C)) if transposed else None
+        has_bias = self.tie == "keys-values-transposed" and config.bias
+        self.key_bias = nn.Parameter(torch.zeros(C)) if has_bias else None
 
     def project(
         self, x: Float[Tensor, "B T C"]
@@ -44,7 +44,7 @@ class TiedAttention(CausalSelfAttention):
         first, last = (split_heads(part, self.num_heads) for part in self.parts(x).chunk(2, dim=-1))
         if self.tie == "queries-keys":
             return first, first, last
-        if self.key_bias is None:
+        if self.tie == "keys-values":
             return first, last, last
         C = x.shape[-1]
         keys = F.linear(x, self.parts.weight[C:].T, self.key_bias)
@@ -65,7 +65,8 @@ class TiedAttention(CausalSelfAttention):
 
 def _parameters(config: GPTConfig, layer: int) -> int:
     C = config.d_model
-    return 3 * C**2 + 3 * C + (C if config.attention.tie == "keys-values-transposed" else 0)
+    biases = 4 if config.attention.tie == "keys-values-transposed" else 3
+    return 3 * C**2 + biases * C * config.bias + qk_norm_parameters(config)
 
 
 def _flops(config: GPTConfig, layer: int, tokens: int) -> int:
@@ -77,8 +78,8 @@ def _cache(config: GPTConfig, layer: int, tokens: int) -> int:
     return (1 if config.attention.tie == "keys-values" else 2) * config.d_model * tokens
 
 
-def _rotary_width(config: GPTConfig) -> int | None:
-    # Turned keys are no longer the values.
+def _turned_width(config: GPTConfig) -> int | None:
+    # Keys that are turned or normed are no longer the values.
     return None if config.attention.tie == "keys-values" else head_width(config)
 
 
@@ -92,6 +93,7 @@ RECORDS = (
         parameters=_parameters,
         flops=_flops,
         cache=_cache,
-        rotary_width=_rotary_width,
+        rotary_width=_turned_width,
+        qk_width=_turned_width,
     ),
 )

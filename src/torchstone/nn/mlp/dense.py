@@ -1,16 +1,13 @@
-"""The plain two-layer MLP of a block, with the tanh form of GELU that GPT-2 uses.
-
-GELU: Hendrycks and Gimpel 2016, arXiv:1606.08415.
-"""
+"""The plain MLP of a block: widen, bend, come back; with a gated activation, two maps make what is bent."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchstone.nn.attention.context import Attended, AttentionContext, Cache
+from torchstone.nn.mlp.activation import activate, num_inputs
 from torchstone.nn.mlp.record import Grown, MLPRecord
 from torchstone.nn.naive import naive_dense
 
@@ -21,34 +18,42 @@ if TYPE_CHECKING:
 
 
 class DenseMLP(nn.Module):
-    """Widen to `d_ff`, bend, come back."""
+    """`widen` makes the hidden channels, or both halves of what a gated activation takes."""
 
-    def __init__(self, d_model: int, d_ff: int, dropout: float = 0.0) -> None:
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.widen = nn.Linear(d_model, d_ff)
-        self.out = nn.Linear(d_ff, d_model)
-        self.residual_dropout = nn.Dropout(dropout)
+        self.activation = config.activation
+        wide = num_inputs(config.activation, config.hidden_width)
+        self.widen = nn.Linear(config.d_model, wide, bias=config.bias)
+        self.out = nn.Linear(config.hidden_width, config.d_model, bias=config.bias)
+        self.residual_dropout = nn.Dropout(config.dropout)
 
     def forward(
         self, x: Float[Tensor, "B T C"], attended: Attended, context: AttentionContext, past: Cache
     ) -> Grown:
-        return Grown(self.residual_dropout(self.out(F.gelu(self.widen(x), approximate="tanh"))))
+        return Grown(self.residual_dropout(self.out(activate(self.activation, self.widen(x)))))
+
+    def extra_repr(self) -> str:
+        return f"activation={self.activation}"
 
 
 def dense_parameters(config: GPTConfig, layer: int) -> int:
-    return 2 * config.d_model * config.hidden_width + config.hidden_width + config.d_model
+    C, M, wide = config.d_model, config.hidden_width, num_inputs(config.activation, config.hidden_width)
+    return C * (wide + M) + (wide + C) * config.bias
 
 
 def dense_flops(config: GPTConfig, layer: int, tokens: int) -> int:
-    return 4 * tokens * config.d_model * config.hidden_width
+    M = config.hidden_width
+    return 2 * tokens * config.d_model * (num_inputs(config.activation, M) + M)
 
 
 RECORD = MLPRecord(
     name="dense",
-    summary="two layers with GELU",
-    source="Radford et al. 2019; GELU: arXiv:1606.08415",
-    make=lambda config, layer: DenseMLP(config.d_model, config.hidden_width, config.dropout),
+    summary="two layers with an activation between them; three where it is gated",
+    source="Radford et al. 2019; gated: Shazeer 2020, arXiv:2002.05202",
+    make=lambda config, layer: DenseMLP(config),
     naive=naive_dense,
     parameters=dense_parameters,
     flops=dense_flops,
+    takes_gated=True,
 )

@@ -1,6 +1,6 @@
 """The MLP of the lens-gated block: its hidden channels are led by what the attention has just added.
 
-    h = GELU(W_fc x + b)                                        M channels
+    h = act(W_fc x + b)                                         M channels
     h <- (1 - c) h + c W_up W_down sg(y),                       y the output of this block's attention
     out = W_proj h + c'
 
@@ -17,11 +17,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchstone._errors import ConfigError
 from torchstone.nn.attention.context import Attended, AttentionContext, Cache
+from torchstone.nn.mlp.activation import activate
 from torchstone.nn.mlp.dense import DenseMLP, dense_flops, dense_parameters
 from torchstone.nn.mlp.naive import naive_absent, naive_lens_mlp
 from torchstone.nn.mlp.record import Grown, MLPRecord
@@ -36,8 +36,8 @@ START = 0.1
 
 class LensMLP(DenseMLP):
     def __init__(self, config: GPTConfig, layer: int) -> None:
-        options, M = config.mlp, config.hidden_width
-        super().__init__(config.d_model, M, config.dropout)
+        super().__init__(config)
+        options = config.mlp
         self.is_conducted = options.conductor
         if self.is_conducted and not config.mechanisms[0].gives_share(config):
             raise ConfigError(
@@ -46,13 +46,13 @@ class LensMLP(DenseMLP):
                 next="choose that attention, or model.mlp.conductor=n",
             )
         self.down = nn.Linear(config.d_model, options.context_width, bias=False)
-        self.up = nn.Linear(options.context_width, M, bias=False)
+        self.up = nn.Linear(options.context_width, config.hidden_width, bias=False)
         self.share = nn.Parameter(torch.tensor(START))
 
     def forward(
         self, x: Float[Tensor, "B T C"], attended: Attended, context: AttentionContext, past: Cache
     ) -> Grown:
-        h = F.gelu(self.widen(x), approximate="tanh")
+        h = activate(self.activation, self.widen(x))
         share = self.share.clamp(0, 1)
         if self.is_conducted:
             assert attended.mlp_share is not None, "the attention tells no share"
@@ -83,6 +83,7 @@ RECORDS = (
         flops=lambda config, layer, tokens: (
             dense_flops(config, layer, tokens) + 2 * tokens * _context_maps(config)
         ),
+        takes_gated=True,
     ),
     MLPRecord(
         name="absent",
@@ -92,6 +93,7 @@ RECORDS = (
         naive=naive_absent,
         parameters=lambda config, layer: 0,
         flops=lambda config, layer, tokens: 0,
+        takes_gated=True,
         reads_stream=False,
     ),
 )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from torchstone.nn.attention.context import Attended, Handoff
 from torchstone.nn.mlp.record import Grown
-from torchstone.nn.naive import naive_gelu
+from torchstone.nn.naive import naive_activation, naive_linear
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -25,7 +25,7 @@ def naive_reciprocal(
     layer: ReciprocalMLP, x: Float[Tensor, "T C"], attended: Attended, config: GPTConfig
 ) -> Grown:
     options = config.mlp
-    h = naive_gelu(x @ layer.widen.weight.T + layer.widen.bias)
+    h = naive_activation(config.activation, naive_linear(layer.widen, x))
     latent = gate = None
     if layer.exchange is not None:
         assert attended.latent is not None
@@ -53,7 +53,7 @@ def naive_reciprocal(
             opening = 1 / (1 + torch.exp(-(layer.gate.judge.weight @ u + layer.gate.judge.bias)))
             judged.append((1 - options.gate_strength) + options.gate_strength * opening)
         gate = torch.stack(judged, dim=1)
-    return Grown(h @ layer.out.weight.T + layer.out.bias, sent=Handoff(gate=gate, latent=latent))
+    return Grown(naive_linear(layer.out, h), sent=Handoff(gate=gate, latent=latent))
 
 
 def naive_rmlp(layer: RMLP, x: Float[Tensor, "T C"], attended: Attended, config: GPTConfig) -> Grown:
@@ -64,8 +64,8 @@ def naive_rmlp(layer: RMLP, x: Float[Tensor, "T C"], attended: Attended, config:
     else:
         second = layer.reciprocal.weight
     for own, heard in zip(x, attended.out, strict=True):
-        standard = naive_gelu(layer.standard.weight @ own)
-        reciprocal = naive_gelu(second @ (own + layer.coupling * heard))
+        standard = naive_activation(config.activation, layer.standard.weight @ own)
+        reciprocal = naive_activation(config.activation, second @ (own + layer.coupling * heard))
         standard = layer.standard_weight / (1 + torch.exp(-layer.standard_skip)) * standard
         rows.append(layer.out.weight @ torch.cat([standard, _second_share(layer) * reciprocal]))
     return Grown(torch.stack(rows))
@@ -75,12 +75,9 @@ def naive_lens_mlp(layer: LensMLP, x: Float[Tensor, "T C"], attended: Attended, 
     share = torch.minimum(torch.maximum(layer.share, torch.zeros(())), torch.ones(()))
     if config.mlp.conductor and not (attended.mlp_share is not None and attended.mlp_share > 0.5):
         share = 0 * share
-    rows = []
-    for own, added in zip(x, attended.out.detach(), strict=True):
-        h = naive_gelu(layer.widen.weight @ own + layer.widen.bias)
-        h = (1 - share) * h + share * (layer.up.weight @ (layer.down.weight @ added))
-        rows.append(layer.out.weight @ h + layer.out.bias)
-    return Grown(torch.stack(rows))
+    h = naive_activation(config.activation, naive_linear(layer.widen, x))
+    led = [layer.up.weight @ (layer.down.weight @ added) for added in attended.out.detach()]
+    return Grown(naive_linear(layer.out, (1 - share) * h + share * torch.stack(led)))
 
 
 def naive_absent(layer: nn.Module, x: Float[Tensor, "T C"], attended: Attended, config: GPTConfig) -> Grown:

@@ -1,6 +1,6 @@
 """Reciprocal MLP: the MLP hears the attention of its block and answers to that of the next one.
 
-    h = GELU(W_fc x + b)                                             M channels
+    h = act(W_fc x + b)                                              M channels, act is `model.activation`
     latent     h <- h + a W_in sg(z)               and sends  a W_out h,  added to the next block's latent
     tokens     h_t <- h_t + a W_up sum_s w_ts W_down h_s             through a bottleneck of R channels
     gate       sends 1 - a + a sigmoid(W_2 (W_1 h + b_1) + b_2),     a factor on each head of the next block
@@ -29,6 +29,7 @@ from torchstone._errors import ConfigError
 from torchstone.nn.attention import fused
 from torchstone.nn.attention.context import Attended, AttentionContext, Cache, Handoff
 from torchstone.nn.gates import Gates
+from torchstone.nn.mlp.activation import activate
 from torchstone.nn.mlp.dense import DenseMLP, dense_flops, dense_parameters
 from torchstone.nn.mlp.naive import naive_reciprocal
 from torchstone.nn.mlp.record import Grown, MLPRecord
@@ -168,7 +169,7 @@ class ReciprocalMLP(DenseMLP):
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         options, M = config.mlp, config.hidden_width
-        super().__init__(config.d_model, M, config.dropout)
+        super().__init__(config)
         _require_a_part(config)
         latent = config.mechanisms[0].latent_width(config) if options.latent_context else None
         self.exchange = (
@@ -182,7 +183,7 @@ class ReciprocalMLP(DenseMLP):
     def forward(
         self, x: Float[Tensor, "B T C"], attended: Attended, context: AttentionContext, past: Cache
     ) -> Grown:
-        h = F.gelu(self.widen(x), approximate="tanh")
+        h = activate(self.activation, self.widen(x))
         latent, factor, kept, cache = None, None, (), ()
         if self.exchange is not None:
             assert attended.latent is not None, "the attention gives no latent"

@@ -91,3 +91,5 @@ class MLPRecord:
     confidence: Callable[[Any], Tensor] | None = None
     """The readable twin of `module.confidence() -> Float[Tensor, ""]`, which tells how much it hears of its
     attention beside the residual stream; None: it does not tell."""
+    takes_gated: bool = False
+    """It knows what to do with an activation that takes two channels for each that it gives."""

@@ -1,7 +1,7 @@
 """R-MLP: a part of the hidden channels reads the token together with what attention has just added to it.
 
-    h_1 = GELU(U_1 x)                     D_ff - R channels
-    h_2 = GELU(U_2 (x + a y))             R channels, y the output of this block's attention, a = 1 at first
+    h_1 = act(U_1 x)                      D_ff - R channels, act is `model.activation`
+    h_2 = act(U_2 (x + a y))              R channels, y the output of this block's attention, a = 1 at first
     out = W [w_1 sigmoid(s_1) h_1 | f w_2 sigmoid(s_2) h_2]
 
 without biases. With `tie`, U_2 is the first R rows of the attention's output projection. w_1 and w_2 begin
@@ -22,11 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchstone._errors import ConfigError
-from torchstone.nn.activation import Delayed, VarianceGuided
 from torchstone.nn.attention.context import Attended, AttentionContext, Cache
 from torchstone.nn.gates import Gates
+from torchstone.nn.mlp.activation import activate
 from torchstone.nn.mlp.naive import naive_confidence, naive_rmlp
 from torchstone.nn.mlp.record import Grown, MLPRecord
+from torchstone.nn.switch import Delayed, VarianceGuided
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -41,6 +42,7 @@ WEIGHT_AT_ACTIVATION = 0.1
 class RMLP(Gates, nn.Module):
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
+        self.activation = config.activation
         options, C, width, R = config.mlp, config.d_model, config.hidden_width, config.mlp.reciprocal_width
         if width <= R:
             raise ConfigError(
@@ -69,8 +71,9 @@ class RMLP(Gates, nn.Module):
         self, x: Float[Tensor, "B T C"], attended: Attended, context: AttentionContext, past: Cache
     ) -> Grown:
         standard, reciprocal, coupling = self.gates().values()
-        h = F.gelu(self.standard(x), approximate="tanh")
-        heard = F.gelu(F.linear(x + coupling * attended.out, self._second_map(attended)), approximate="tanh")
+        h = activate(self.activation, self.standard(x))
+        second = F.linear(x + coupling * attended.out, self._second_map(attended))
+        heard = activate(self.activation, second)
         return Grown(self.residual_dropout(self.out(torch.cat([standard * h, reciprocal * heard], dim=-1))))
 
     def _second_map(self, attended: Attended) -> Float[Tensor, "R C"]:

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import torch
 
-from torchstone.nn.activation import Delayed, VarianceGuided
 from torchstone.nn.config import MLPConfig
 from torchstone.nn.gpt import GPT, GPTConfig
+from torchstone.nn.switch import Delayed, VarianceGuided
 
 
 def factors(switch: VarianceGuided, losses: list[float], *, late: int = 0) -> list[float]:

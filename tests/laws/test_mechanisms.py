@@ -23,7 +23,7 @@ from laws.mechanisms import (
     shared,
     tiny,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -142,7 +142,7 @@ def test_padding_changes_nothing(case: Case) -> None:
 def test_keeps_nothing_between_calls(case: Case) -> None:
     model, sequence = tiny(case, dropout=0.1), ids(2, 12)
     kept = {name: value.clone() for name, value in model.state_dict().items()}
-    attributes = {name: set(vars(each)) for name, each in model.named_modules()}
+    attributes = attributes_of(model)
     before = model(sequence).logits
     model.train()
     model(ids(3, 8, seed=4)).logits.sum().backward()
@@ -151,7 +151,42 @@ def test_keeps_nothing_between_calls(case: Case) -> None:
         model(ids(1, 5, seed=7), use_cache=True)
     assert torch.equal(model(sequence).logits, before)
     assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
-    assert attributes == {name: set(vars(each)) for name, each in model.named_modules()}
+    assert attributes_of(model) == attributes
+
+
+def attributes_of(model: nn.Module) -> dict[str, Any]:
+    """What the modules hold beside parameters and buffers: plain values, and which objects the others are."""
+    return {
+        f"{name}.{key}": value if isinstance(value, int | float | str | tuple | None) else id(value)
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+    }
+
+
+@each_main_case
+@torch.no_grad()
+def test_blocks_speak_through_arguments_and_the_first_is_told_nothing(case: Case) -> None:
+    model, told, said = shared(case, num_layers=3), [], []
+    model(ids(2, 9))  # of which nothing may be left
+    handles = []
+    for block in model.blocks:
+        handles.append(block.register_forward_pre_hook(lambda _, args: told.append(args[2])))
+        handles.append(block.register_forward_hook(lambda _, args, out: said.append(out[1])))
+    try:
+        whole = model(ids(2, 9)).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert told[0] == Handoff()
+    assert told[1] is said[0] and told[2] is said[1]
+    # Called alone, and behind other calls, a block does what it did in its place.
+    x = model.token_embedding(ids(2, 9))
+    x = x if model.position_embedding is None else x + model.position_embedding.weight[:9]
+    context, sent = model._context(ids(2, 9), None, torch.arange(9)[None], 0, False), Handoff()
+    for block in model.blocks:
+        block(torch.randn_like(x), context, Handoff())
+        x, sent, _ = block(x, context, sent)
+    same(model.head(model.final_norm(x))[..., :V], whole)
 
 
 # --- decoding -----------------------------------------------------------------------------------

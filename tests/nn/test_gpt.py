@@ -156,8 +156,9 @@ def test_rope_knows_distances_only() -> None:
 
 
 @torch.no_grad()
-def test_the_position_limit_is_exact_and_said() -> None:
-    model = tiny()
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_the_position_limit_is_exact_and_said(positions: str) -> None:
+    model = tiny(positions=positions)
     assert model(ids(1, L)).logits.shape == (1, L, V)
     with pytest.raises(UsageError, match=rf"{L + 1} tokens is longer than max_seq_len={L}"):
         model(ids(1, L + 1))

@@ -104,8 +104,14 @@ def _resnet(name: str, kind: type[ResNet18 | ResNet50]) -> Callable[[dict[str, A
     return make
 
 
-def _add_gpt(name: str, summary: str, config: GPTConfig) -> None:
-    source = "Radford et al. 2019, openai/gpt-2: src/model.py"
+GPT2_SOURCE = "Radford et al. 2019, openai/gpt-2: src/model.py"
+MODERN_SOURCE = (
+    "the block of arXiv:2302.13971 (RMSNorm: arXiv:1910.07467, SwiGLU: arXiv:2002.05202, "
+    "RoPE: arXiv:2104.09864, no biases) with the normed queries and keys of arXiv:2505.09388"
+)
+
+
+def _add_gpt(name: str, summary: str, config: GPTConfig, source: str = GPT2_SOURCE) -> None:
     ZOO.add(ZooModel(name, summary, source, GPT_KNOBS + GPT_EXTRA_KNOBS, _gpt(config)))
 
 
@@ -134,6 +140,20 @@ _add_gpt(
     "gpt2-xl",
     "GPT-2 XL, 1,557,611,200 parameters, random weights",
     GPTConfig(d_model=1600, num_layers=48, num_heads=25),
+)
+_add_gpt(
+    "gpt-modern",
+    "the sizes of GPT-2 small with the block of today: RMSNorm, RoPE, SwiGLU, QK-norm, no biases",
+    GPTConfig(
+        norm="rmsnorm",
+        norm_eps=1e-6,
+        positions="rope",
+        activation="swiglu",
+        qk_norm=True,
+        bias=False,
+        vocab_multiple=64,
+    ),
+    MODERN_SOURCE,
 )
 ZOO.add(
     ZooModel(

@@ -28,10 +28,13 @@ def test_the_page_on_studies_tells_commands_that_run(torchstone: Callable[..., A
 
 
 def test_the_examples_of_the_page_are_sound(torchstone: Callable[..., Any], tmp_path: Path) -> None:
-    steps, axes = re.findall(r"^```toml\n(.*?)```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    steps, axes, adjust, extended = re.findall(
+        r"^```toml\n(.*?)```", PAGE.read_text(), re.MULTILINE | re.DOTALL
+    )
     (tmp_path / "steps.toml").write_text(steps)
-    (tmp_path / "axes.toml").write_text('[study]\nname = "grid"\nkind = "matrix"\n' + axes)
-    for path in ("steps.toml", "axes.toml"):
+    (tmp_path / "extended.toml").write_text(extended)
+    (tmp_path / "axes.toml").write_text('[study]\nname = "grid"\nkind = "matrix"\n' + axes + adjust)
+    for path in ("steps.toml", "extended.toml", "axes.toml"):
         answer = torchstone("study", "show", path)
         assert answer.code == 0, answer.err
     assert "dropped 1 of 4: no time for these (1)" in answer.out

@@ -130,5 +130,6 @@ def test_training_learns_digits_from_the_command_line(
     code = run([*command.split(), *more])
     result = json.loads(capsys.readouterr().out)
     assert code == 0
+    assert result["unit"] == "images"
     assert result["final"]["val/loss"] < 1.0  # guessing is 2.30
     assert json.loads((tmp_path / "run" / "classes.json").read_text()) == [str(each) for each in range(10)]

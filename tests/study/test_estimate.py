@@ -55,3 +55,29 @@ def test_time_comes_from_runs_that_are_alike(tmp_path: Path) -> None:
     assert zero.seconds == 60 * 8 * 32 / 200.0
     assert "median of 3 runs" in zero.basis
     assert one.seconds is None
+
+
+IMAGES = """\
+[study]
+name = "images"
+kind = "matrix"
+[study.set]
+model.target = "zoo:lenet5"
+data.source = "builtin:digits"
+train.batch_size = 8
+train.max_steps = 30
+[[axis]]
+name = "optimizer"
+key = "optim.name"
+values = ["adamw"]
+"""
+
+
+def test_images_are_counted_as_images(tmp_path: Path) -> None:
+    plan = plan_study(read_study(write(tmp_path, IMAGES)))
+    with Store.open(tmp_path / "store.db") as store:
+        keep_run(store, "alike", plan, "adamw", 20.0, cpu_model())
+        (found,) = estimate(plan, store).arms
+    assert (found.tokens, found.unit) == (8 * 30, "images")
+    assert found.seconds == 8 * 30 / 20.0
+    assert "20 images/s" in found.basis

@@ -64,7 +64,8 @@ def _table(found: Estimate) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    heads = ("id", "cells", "parameters", "memory", "KV bytes/token", "tokens", "FLOPs", "time of a cell")
+    units = "/".join(dict.fromkeys(each.unit for each in found.arms))
+    heads = ("id", "cells", "parameters", "memory", "KV bytes/token", units, "FLOPs", "time of a cell")
     table = Table(*heads, box=None, pad_edge=False)
     for each in found.arms:
         cache = "" if each.kv_bytes_per_token is None else f"{each.kv_bytes_per_token:,}"

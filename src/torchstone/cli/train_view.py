@@ -36,6 +36,7 @@ class TrainView:
         self._task: Any = None
         self._drawn_at = 0.0
         self._speed: float | None = None
+        self._unit = "tokens"
         self._val_loss: float | None = None
 
     # --- before it trains ---------------------------------------------------------------------
@@ -83,6 +84,7 @@ class TrainView:
 
     def on_start(self, info: StartInfo) -> None:
         self.close()
+        self._unit = info.unit
         if self.quiet:
             return
         self._out.print(
@@ -106,7 +108,7 @@ class TrainView:
         if now - self._drawn_at < (REDRAW_S if self._bar else LINE_S) and not last:
             return
         self._drawn_at = now
-        speed = f"{self._speed:,.0f} tokens/s" if self._speed else ""
+        speed = f"{self._speed:,.0f} {self._unit}/s" if self._speed else ""
         val = f"  val {self._val_loss:.3f}" if self._val_loss is not None else ""
         if self._bar:
             self._bar.update(self._task, completed=info.step, text=f"loss {info.loss:.3f}{val}  {speed}")
@@ -155,7 +157,7 @@ class TrainView:
             for line in result.plan:
                 out.print(line)
             return
-        done = f"{result.steps} steps, {result.tokens:,} tokens in {result.seconds:.1f} s"
+        done = f"{result.steps} steps, {result.tokens:,} {result.unit} in {result.seconds:.1f} s"
         out.print(f"{result.status}: {done}")
         for name, value in result.final.items():
             if value is not None:

@@ -85,7 +85,7 @@ def _training(source: Source) -> list[str]:
         return []
     told = _files.read_json(report)
     final, best = told.get("final") or {}, told.get("best") or {}
-    rows = [("steps", told.get("steps")), ("tokens", told.get("tokens")), *final.items()]
+    rows = [("steps", told.get("steps")), (told.get("unit", "tokens"), told.get("tokens")), *final.items()]
     rows += [(f"best {name}", value) for name, value in best.items() if name != "checkpoint"]
     shown = [(name, value) for name, value in rows if isinstance(value, int | float)]
     if not shown:

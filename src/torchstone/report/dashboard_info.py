@@ -119,7 +119,8 @@ def _gradients(info: RunInfo) -> Panel:
 
 def _speed(info: RunInfo) -> Panel:
     key = _first(info, ("train/tokens_per_s", "train/samples_per_s"))
-    unit = "samples/s" if "samples" in key else "tokens/s"
+    counted = (info.run.summary or {}).get("unit", "tokens")
+    unit = "samples/s" if "samples" in key else f"{counted}/s"
     curves, omitted = _curves(info, [(unit, key, 2, None)])
     level = limits = None
     if key in info.series and (points := _changed(info.series[key], None)):

@@ -22,6 +22,7 @@ from torchstone.study.prove.full_size import FullSize, measure_full_size
 from torchstone.study.prove.twin import sequence_length, tokens_per_update
 from torchstone.tracking.environment import cpu_model
 from torchstone.train.device import choose_device
+from torchstone.train.losses import LOSSES
 from torchstone.train.space import state_after_a_step
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ class ArmEstimate:
     memory_bytes: int
     """Weights, gradients and the optimizer's state; without activations."""
     tokens: int | None
-    """Of the whole run; None: it ends by epochs, and nobody has read the data."""
+    """Targets of the whole run; None: it ends by epochs, and nobody has read the data."""
+    unit: str = "tokens"
+    """What they are: tokens, images ..."""
     flops: int | None
     """Forward and backward, of the whole run."""
     seconds: float | None
@@ -98,9 +101,12 @@ def estimate(
             length = sequence_length(arm.settings, loaded.config.get("max_seq_len"))
             full = measure_full_size(loaded, length)
             state = state_after_a_step(build_optimizer(loaded.module, arm.settings.optim))
-        tokens = _tokens(arm.settings, full)
-        seconds, basis = _seconds(arm.settings, tokens, store)
-        forward = None if full.flops is None or tokens is None else full.flops * tokens // length
+        kind = loaded.config.get("task")
+        unit = LOSSES.get(kind).unit if kind in LOSSES else "tokens"
+        each = length if unit == "tokens" else 1
+        tokens = _targets(arm.settings, full, each)
+        seconds, basis = _seconds(arm.settings, tokens, unit, store)
+        forward = None if full.flops is None or tokens is None else full.flops * tokens // each
         arms.append(
             ArmEstimate(
                 id=arm.id,
@@ -110,6 +116,7 @@ def estimate(
                 kv_bytes_per_token=full.kv_bytes_per_token,
                 memory_bytes=2 * full.weight_bytes + state,
                 tokens=tokens,
+                unit=unit,
                 flops=None if forward is None else forward * (1 + _BACKWARD),
                 seconds=seconds,
                 basis=basis,
@@ -120,24 +127,31 @@ def estimate(
     return Estimate(study=plan.study.name, arms=tuple(arms))
 
 
-def _tokens(settings: Resolved, full: FullSize) -> int | None:
+def _targets(settings: Resolved, full: FullSize, of_an_example: int) -> int | None:
+    """Of the whole run, where an example has so many of them."""
     if settings.train.max_steps is None:
         return None
-    per_update = tokens_per_update(settings, full.config.get("max_seq_len"))
-    return None if per_update is None else per_update * int(settings.train.max_steps)
+    longest = full.config.get("max_seq_len")
+    per_update = tokens_per_update(settings, longest)
+    if per_update is None:
+        return None
+    examples = per_update // sequence_length(settings, longest)
+    return examples * of_an_example * int(settings.train.max_steps)
 
 
-def _seconds(settings: Resolved, tokens: int | None, store: Store | None) -> tuple[float | None, str]:
+def _seconds(
+    settings: Resolved, tokens: int | None, unit: str, store: Store | None
+) -> tuple[float | None, str]:
     """(seconds, what they were taken from) of one run with these settings."""
     if tokens is None:
-        return None, "the run ends by epochs, whose number of tokens is not known"
+        return None, f"the run ends by epochs, whose number of {unit} is not known"
     if store is None:
         return None, "there is no store of runs"
     speeds = list(_speeds(settings, store))
     if not speeds:
         return None, "no finished run in the store has this model, length and micro-batch on this hardware"
     middle = statistics.median(speeds)
-    return tokens / middle, f"{middle:,.0f} tokens/s, the median of {len(speeds)} runs on this hardware"
+    return tokens / middle, f"{middle:,.0f} {unit}/s, the median of {len(speeds)} runs on this hardware"
 
 
 def _speeds(settings: Resolved, store: Store) -> Iterator[float]:

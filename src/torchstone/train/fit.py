@@ -279,6 +279,7 @@ def _announce(
         steps_per_epoch=engine.pace.steps_per_epoch,
         first_step=engine.progress.step,
         has_validation=subject.validation is not None,
+        unit=LOSSES.get(subject.task.kind).unit,
         settings=settings,
     )
     if subject.validation is None:
@@ -314,6 +315,7 @@ def _result(
         status=ending.status,
         steps=progress.step,
         tokens=progress.tokens,
+        unit=LOSSES.get(subject.task.kind).unit,
         final={
             "train/loss": progress.last_loss if progress.step else None,
             "val/loss": progress.last_validation.get("val/loss"),
@@ -359,6 +361,7 @@ def _summary(result: TrainResult) -> dict[str, Any]:
     return {
         "steps": result.steps,
         "tokens": result.tokens,
+        "unit": result.unit,
         "final": result.final,
         "best": result.best,
         "reason": result.reason,

@@ -29,6 +29,8 @@ class StartInfo:
     first_step: int
     """Steps that are already done; 0 unless the run is resumed."""
     has_validation: bool
+    unit: str = "tokens"
+    """What the targets are that `StepInfo.tokens` counts."""
     settings: dict[str, str] = field(default_factory=dict)
     """Device, memory, formats and kernels as they are used, each in a few words."""
 

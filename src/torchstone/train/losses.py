@@ -51,6 +51,8 @@ class LossRule:
     """(logits, batch) -> (logits (..., K), targets (...)) that belong together."""
     count: Callable[[Batch], int]
     """Targets in a batch, known before the forward pass."""
+    unit: str = "examples"
+    """What its targets are called, several of them."""
     prepare: Callable[[Batch, SpecialIds, torch.Generator | None], Batch] | None = None
     """What has to happen to a batch first: hide tokens, shift decoder inputs."""
     read: Callable[[Any], Tensor | None] | None = None
@@ -135,6 +137,7 @@ LOSSES.add(
     LossRule(
         name="causal-lm",
         summary="predict the next token; labels are the inputs, shifted here and only here",
+        unit="tokens",
         source="Bengio et al. 2003",
         align=_align_causal,
         count=_count_causal,
@@ -188,6 +191,7 @@ LOSSES.add(
     LossRule(
         name="masked-lm",
         summary="guess hidden tokens from both sides",
+        unit="tokens",
         source="Devlin et al. 2018, arXiv:1810.04805, section 3.1",
         align=_align_same_positions,
         count=_count_labels,
@@ -220,6 +224,7 @@ LOSSES.add(
     LossRule(
         name="seq2seq",
         summary="predict each target token from the source and the targets before it",
+        unit="tokens",
         source="Sutskever et al. 2014, arXiv:1409.3215",
         align=_align_same_positions,
         count=_count_labels,
@@ -265,6 +270,7 @@ LOSSES.add(
     LossRule(
         name="token-classification",
         summary="one class per token; -100 marks pieces of words that do not count",
+        unit="tokens",
         source="Devlin et al. 2018, arXiv:1810.04805, section 5.3",
         align=_align_same_positions,
         count=_count_labels,
@@ -282,6 +288,7 @@ LOSSES.add(
     LossRule(
         name="vision",
         summary="one class per image, or per pixel",
+        unit="images",
         source="cross entropy",
         align=_align_vision,
         count=_count_labels,
@@ -335,6 +342,7 @@ LOSSES.add(
     LossRule(
         name="question-answering",
         summary="the first and the last token of the answer in a text; two targets per example",
+        unit="targets",
         source="Devlin et al. 2018, arXiv:1810.04805, section 4.2",
         align=_align_span,
         count=_count_span,
@@ -363,6 +371,7 @@ LOSSES.add(
     LossRule(
         name="regression",
         summary="numbers instead of classes: the squared error",
+        unit="values",
         source="least squares",
         align=_align_values,
         count=lambda batch: _labels(batch).numel(),

@@ -24,7 +24,9 @@ class TrainResult(Mapping[str, Any]):
     """completed, interrupted, or planned (a dry run)."""
     steps: int = 0
     tokens: int = 0
-    """Targets trained on."""
+    """Targets trained on, whatever they are."""
+    unit: str = "tokens"
+    """What they are: tokens, images, examples ..."""
     final: dict[str, float | None] = field(default_factory=dict)
     """`train/loss` of the last step, `val/loss` of the last validation."""
     best: dict[str, Any] = field(default_factory=dict)
@@ -59,6 +61,7 @@ class TrainResult(Mapping[str, Any]):
             "status": self.status,
             "steps": self.steps,
             "tokens": self.tokens,
+            "unit": self.unit,
             "final": dict(self.final),
             "best": dict(self.best),
             "resumed_from": self.resumed_from,

@@ -21,7 +21,7 @@ from torchstone.study.prove.full_size import FullSize
 from torchstone.study.run import Outcome
 from torchstone.study.study_file import read_study
 from torchstone.study.summary import ArmSummary, Summary, summarise
-from torchstone.study.summary_page import as_csv, html_page, markdown, report_info, rows, write_report
+from torchstone.study.summary_page import as_csv, header, html_page, markdown, report_info, rows, write_report
 from torchstone.tracking.job_table import Job
 
 MATRIX = """
@@ -148,10 +148,13 @@ def test_every_form_says_the_same(plan: Plan, tmp_path: Path) -> None:
     table = markdown(found)
     assert "width \\| rate" in table and table.count("\n| 64_0.1 |") == 1
     files = write_report(found, tmp_path / "report")
-    assert [each.name for each in files] == ["report.html", "report.md", "report.csv", "report.png"]
-    assert "](report.png)" in files[1].read_text(encoding="utf-8")
-    assert files[3].read_bytes().startswith(b"\x89PNG")
+    pictures = ["report-arms.png", "report-width-rate.png", "report-against-parameters.png"]
+    assert [each.name for each in files] == ["report.html", "report.md", "report.csv", *pictures]
+    assert all(f"]({each})" in files[1].read_text(encoding="utf-8") for each in pictures)
+    assert all(each.read_bytes().startswith(b"\x89PNG") for each in files[3:])
+    assert "in all arms: kv_bytes_per_token 2.5, flops 7" in table
+    assert header(found)[-1] == "parameters", "what all arms share has no column"
     page = files[0].read_text(encoding="utf-8")
     assert page.count('role="img"') == 3, "ladder, heat map, quality against parameters; the others are equal"
-    assert all(row[3] in page for row in rows(found))
+    assert all(row[header(found).index("mean")] in page for row in rows(found))
     HTMLParser().feed(page)

@@ -164,7 +164,7 @@ def report(
     start_logging(quiet, verbose)
     from torchstone.study.run import planned, root_of
     from torchstone.study.run import report as found_by
-    from torchstone.study.summary_page import HEADER, report_info, rows, write_report
+    from torchstone.study.summary_page import header, report_info, rows, write_report
 
     job = study_job(name, only=only, steps=steps, seeds=seeds, config=config, assignments=set_)
     with redirect_stdout(sys.stderr):
@@ -177,7 +177,7 @@ def report(
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table(*HEADER, box=None, pad_edge=False)
+        table = Table(*header(found), box=None, pad_edge=False)
         for row in rows(found):
             table.add_row(*map(escape, row))
         console().print(table)

@@ -23,9 +23,12 @@ def plan_table(plan: Plan) -> RenderableType:
 
     study = plan.study
     title = Text(f"{study.name} ({study.kind})  {study.describe}")
-    table = Table("id", "parent", "name", "sets", "claims", box=None, pad_edge=False)
+    is_named = study.kind == "ablation"  # the id of a matrix's arm says all that its name does
+    names = ("name",) if is_named else ()
+    table = Table("id", "parent", *names, "sets", "claims", box=None, pad_edge=False)
     for arm in plan.chosen_arms:
-        cells = (arm.id, arm.parent or "", arm.name, assigned(arm.set), assigned(arm.claims, " "))
+        name = (arm.name,) if is_named else ()
+        cells = (arm.id, arm.parent or "", *name, assigned(arm.set), assigned(arm.claims, " "))
         table.add_row(*map(escape, cells))
     seeds = sorted({cell.seed for cell in plan.cells})
     count = f"{len(plan.cells)} cells: {len(plan.chosen_arms)} arms, seeds {', '.join(map(str, seeds))}"
@@ -40,7 +43,9 @@ def proof_table(proof: Proof, study: str, *, quiet: bool = False, everything: bo
     from rich.table import Table
     from rich.text import Text
 
-    heads = ("id", "name", "verdict", "parameters", "FLOPs", "KV bytes/token", "claims")
+    is_named = proof.kind == "ablation"
+    names = ("name",) if is_named else ()
+    heads = ("id", *names, "verdict", "parameters", "FLOPs", "KV bytes/token", "claims")
     table = Table(*heads, box=None, pad_edge=False)
     colours = {"pass": "green", "fail": "red", "error": "red"}
     lines: list[RenderableType] = []
@@ -48,7 +53,8 @@ def proof_table(proof: Proof, study: str, *, quiet: bool = False, everything: bo
         held = f"{len(step.claims) - len(step.broken)}/{len(step.claims)}"
         numbers = [_number(each) for each in (step.parameters, step.flops, step.kv_bytes_per_token)]
         status = Text(step.status, style=colours.get(step.status, ""))
-        table.add_row(escape(step.id), escape(step.name), status, *numbers, held)
+        name = (escape(step.name),) if is_named else ()
+        table.add_row(escape(step.id), *name, status, *numbers, held)
         for claim in step.claims if everything else step.broken:
             sign = "holds" if claim.holds else "fails"
             said = f"expected {claim.expected}; measured {claim.measured}"
@@ -58,7 +64,8 @@ def proof_table(proof: Proof, study: str, *, quiet: bool = False, everything: bo
             lines.append(Text(f"   look closer:  torchstone study check {study} {option} {step.id} -v"))
     lines += [Text(f"note: {each}") for each in proof.notes]
     count = sum(len(step.claims) for step in proof.steps)
-    total = Text(f"{proof.verdict}: {len(proof.steps)} steps, {count} claims, {proof.seconds:.1f} s")
+    proven = "steps" if is_named else "arms"
+    total = Text(f"{proof.verdict}: {len(proof.steps)} {proven}, {count} claims, {proof.seconds:.1f} s")
     return Group(*lines, total) if quiet else Group(table, *lines, total)
 
 

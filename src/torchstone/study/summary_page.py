@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchstone._errors import MissingExtra
 from torchstone._files import write_text
@@ -15,45 +17,92 @@ from torchstone.report.figure_file import inline_pictures, write_png
 from torchstone.report.inert import inert
 from torchstone.report.numbers import duration, number
 from torchstone.report.page import text
+from torchstone.report.palette import LIGHT, Theme
 from torchstone.study.summary import COSTS, ArmSummary, Summary
 from torchstone.study.summary_picture import heat_map, ladder, quality_against
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 SCHEMA = "torchstone.study-report/1"
-HEADER = ("arm", "name", "seeds", "mean", "spread", "against", "difference", "95 % interval", *COSTS)
 
 
 def write_report(found: Summary, folder: Path) -> list[Path]:
-    """`report.html`, `report.md`, `report.csv`, and the ladder as `report.png` for the Markdown."""
+    """`report.html`, `report.md` with its pictures, and `report.csv`."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn, line = _ladder_beside(found, folder)
-    files = {"report.html": html_page(found), "report.md": markdown(found, line), "report.csv": as_csv(found)}
+    pictures, lines = _pictures_beside(found, folder)
+    files = {
+        "report.html": html_page(found),
+        "report.md": markdown(found, lines),
+        "report.csv": as_csv(found),
+    }
     for name, content in files.items():
         write_text(folder / name, content)
-    return [*(folder / name for name in files), *drawn]
+    return [*(folder / name for name in files), *pictures]
 
 
-def _ladder_beside(found: Summary, folder: Path) -> tuple[list[Path], str]:
-    """The picture's file, and the line of Markdown that shows it, or says why there is none."""
-    if not any(each.values for each in found.arms):
-        return [], ""
+def _pictures_beside(found: Summary, folder: Path) -> tuple[list[Path], list[str]]:
+    """Their files, and the lines of Markdown that show them, or say why there are none."""
     try:
-        path = write_png(ladder(found), folder / "report.png")
+        drawn = {name: draw(LIGHT) for name, draw in _pictures(found).items()}
     except MissingExtra as missing:
-        return [], f"No picture: {missing.what}; {missing.next}"
-    return [path], f"![{_plain(found.study.metric)} of each arm]({path.name})"
+        return [], [f"No picture: {missing.what}; {missing.next}"]
+    paths = {name: folder / f"report-{name}.png" for name in drawn}
+    for name, figure in drawn.items():
+        write_png(figure, paths[name])
+    return list(paths.values()), [
+        f"![{_plain(name.replace('-', ' '))}]({path.name})" for name, path in paths.items()
+    ]
+
+
+def _pictures(found: Summary) -> dict[str, Callable[[Theme], Figure]]:
+    """Name -> how it is drawn: the arms, a heat map for each pair of axes, quality against what differs."""
+    if not any(each.values for each in found.arms):
+        return {}
+    drawn: dict[str, Callable[[Theme], Figure]] = {"arms": lambda theme: ladder(found, theme)}
+    axes = [each.name for each in found.study.axes if len(each.values) > 1]
+    for rows, columns in itertools.combinations(axes, 2):
+        drawn[f"{rows}-{columns}"] = partial(heat_map, found, rows, columns)
+    for cost in _differing(found):
+        drawn[f"against-{cost}"] = partial(quality_against, found, cost)
+    return drawn
+
+
+def _differing(found: Summary) -> list[str]:
+    """Costs that arms differ in."""
+    return [
+        name for name in COSTS if len({each.costs[name] for each in found.arms if name in each.costs}) > 1
+    ]
+
+
+def header(found: Summary) -> tuple[str, ...]:
+    """Of the table. The id of a matrix's arm says what its name does; what all arms share is told once."""
+    name = () if found.study.kind == "matrix" else ("name",)
+    return (
+        "arm",
+        *name,
+        "seeds",
+        "mean",
+        "spread",
+        "against",
+        "difference",
+        "95 % interval",
+        *_differing(found),
+    )
 
 
 def rows(found: Summary) -> Iterator[tuple[str, ...]]:
     """The table as text, one row for each arm, in the study's order."""
+    differing = _differing(found)
     for each in found.arms:
         gap = each.difference
         interval = (
             "" if gap is None or gap.interval is None else "{} to {}".format(*map(number, gap.interval))
         )
-        costs = [_cost(name, each.costs.get(name)) for name in COSTS]
+        costs = [_cost(name, each.costs.get(name)) for name in differing]
         yield (
             each.arm.id,
-            each.arm.name,
+            *(() if found.study.kind == "matrix" else (each.arm.name,)),
             f"{len(each.values)}/{each.num_cells}",
             number(each.mean, 5),
             number(each.spread, 3),
@@ -117,13 +166,15 @@ def as_csv(found: Summary) -> str:
     return out.getvalue()
 
 
-def markdown(found: Summary, picture: str = "") -> str:
-    """`picture`: a line of Markdown above the table."""
+def markdown(found: Summary, pictures: Sequence[str] = ()) -> str:
+    """`pictures`: lines of Markdown."""
     lines = [f"# {_plain(found.study.name)}", "", _plain(found.study.describe), ""]
     lines += [f"- {_plain(each)}" for each in (*_sentences(found), *found.notes)]
-    lines += ["", picture] if picture else []
-    lines += ["", f"| {' | '.join(HEADER)} |", f"|{'---|' * len(HEADER)}"]
+    heads = header(found)
+    lines += ["", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     lines += [f"| {' | '.join(map(_plain, row))} |" for row in rows(found)]
+    for each in pictures:
+        lines += ["", each]
     return "\n".join(lines) + "\n"
 
 
@@ -135,11 +186,20 @@ def _sentences(found: Summary) -> Iterator[str]:
     way = "lower" if found.lower_is_better else "higher"
     yield f"metric {found.study.metric}, {way} is better; spread is the standard deviation over seeds"
     if found.best is not None:
-        yield f"best: {found.best.arm.id} ({found.best.arm.name}), {number(found.best.mean, 5)}"
+        name = "" if found.study.kind == "matrix" else f" ({found.best.arm.name})"
+        yield f"best: {found.best.arm.id}{name}, {number(found.best.mean, 5)}"
     for axis, values in found.best_by_axis.items():
         told = ", ".join(f"{value} {number(best.mean)}" for value, best in values.items())
         yield f"best by {axis}: {told}"
-    for cost in COSTS:
+    differing = _differing(found)
+    shared = {
+        name: next(each.costs[name] for each in found.arms if name in each.costs)
+        for name in COSTS
+        if name not in differing and any(name in each.costs for each in found.arms)
+    }
+    if shared:
+        yield "in all arms: " + ", ".join(f"{name} {_cost(name, value)}" for name, value in shared.items())
+    for cost in differing:
         arms = found.frontier(cost)
         if len({each.costs[cost] for each in arms}) > 1:
             yield f"not beaten in both quality and {cost}: {', '.join(each.arm.id for each in arms)}"
@@ -150,23 +210,10 @@ def html_page(found: Summary) -> str:
     parts += [
         "<ul>" + "".join(f"<li>{text(each)}</li>" for each in (*_sentences(found), *found.notes)) + "</ul>"
     ]
-    if any(each.values for each in found.arms):
-        told = ", ".join(f"{each.arm.id} {number(each.mean)}" for each in found.arms)
-        parts.append(
-            inline_pictures(lambda theme: ladder(found, theme), f"{found.study.metric} by arm: {told}")
-        )
-        axes = [each.name for each in found.study.axes if len(each.values) > 1]
-        if len(axes) >= 2:
-            parts.append(
-                inline_pictures(lambda theme: heat_map(found, axes[0], axes[1], theme), f"heat map: {told}")
-            )
-        for cost in COSTS:
-            if len({each.costs[cost] for each in found.arms if cost in each.costs}) > 1:
-                parts.append(
-                    inline_pictures(
-                        lambda theme, cost=cost: quality_against(found, cost, theme),  # type: ignore[misc]
-                        f"{found.study.metric} against {cost}: {told}",
-                    )
-                )
-    parts.append(page.table(HEADER, ([text(cell) for cell in row] for row in rows(found)), caption="Arms"))
+    told = ", ".join(f"{each.arm.id} {number(each.mean)}" for each in found.arms)
+    for name, draw in _pictures(found).items():
+        parts.append(inline_pictures(draw, f"{found.study.metric}, {name.replace('-', ' ')}: {told}"))
+    parts.append(
+        page.table(header(found), ([text(cell) for cell in row] for row in rows(found)), caption="Arms")
+    )
     return page.page(found.study.name, "\n".join(parts))

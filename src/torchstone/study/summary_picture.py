@@ -89,7 +89,7 @@ def _best(found: Summary, values: dict[str, str]) -> float | None:
 
 
 def _name(each: ArmSummary) -> str:
-    name = each.arm.name if each.arm.name != each.arm.id else ""
+    name = "" if each.arm.values or each.arm.name == each.arm.id else each.arm.name  # a matrix's id says all
     return inert(f"{each.arm.id}  {name}".strip())[:48]
 
 

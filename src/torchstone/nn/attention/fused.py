@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchstone.nn.attention import flex
 from torchstone.nn.attention.context import AttentionContext, causal_mask
 
 if TYPE_CHECKING:
@@ -60,9 +61,12 @@ def attend_with_log_sum(
 ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T"]]:
     """Also the log of the sum of the exponentials of each row of scores, without gradient and in fp32.
 
-    The kernel of the CPU gives it for nothing; elsewhere the rows are looked at once more.
+    The kernel of the CPU gives it for nothing, and so does FlexAttention on a GPU where it fits (`flex.py`);
+    elsewhere the rows are looked at once more.
     """
     assert k.shape[2:] == v.shape[2:] and q.shape[3] == k.shape[3], (q.shape, k.shape, v.shape)
+    if flex.fits(q.device, context, 0.0):
+        return flex.attend_with_log_sum(q, k, v, scale)
     if q.device.type != "cpu":
         return attend(q, k, v, context, scale=scale), log_sums(q, k, context, scale)
     bias = None

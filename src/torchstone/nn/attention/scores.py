@@ -4,8 +4,8 @@
 
 The extra channels x and y make mechanisms whose scores are sums of products one call of torch's fused kernel,
 at the width of both together. Where they count in a band only, queries go in a few pieces, and each piece
-sees its near keys with their extra channels and its far keys with zeros there: no T x T tensor of scores or
-weights is made either way.
+sees its near keys with their extra channels and its far keys with zeros there; on a GPU `flex.py` takes near
+and far keys apart instead. No T x T tensor of scores or weights is made in any of these ways.
 
 S counts the keys, T the queries (they are the last T places of S), D the width of both, X that of the extra
 channels, E that of the values, R the last places for which y is known.
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchstone.nn.attention import fused
+from torchstone.nn.attention import flex, fused
 from torchstone.nn.attention.context import AttentionContext
 
 if TYPE_CHECKING:
@@ -91,8 +91,12 @@ class Scores:
     ) -> Float[Tensor, "B H T E"]:
         """The values, weighted by the softmax of the scores."""
         assert v.shape[2] == self.k.shape[2], (v.shape, self.k.shape)
-        if self.q_extra is None:
+        if self.q_extra is None or self.k_extra is None:
             return fused.attend(self.q, self.k, v, context, scale=self.scale, dropout=dropout)
+        if not _all_near(self.window, self.k.shape[2]) and flex.fits(self.q.device, context, dropout):
+            assert self.window is not None
+            parts = (self.q, self.k, self.q_extra, self.k_extra, v)
+            return flex.attend_in_band(*parts, scale=self.scale, window=self.window)
         mixed = [
             fused.attend(q, k, values, part, scale=self.scale, dropout=dropout)
             for q, k, values, part in self.parts(context, v)

@@ -19,30 +19,27 @@ if TYPE_CHECKING:
     from torchstone.export.formats import Format
     from torchstone.export.source import Source
 
-GRAPHS = ("pt2", "onnx")
-"""Formats that carry their own sizes."""
-
 
 def export(
     target: Target = None,
     formats: Annotated[
-        str, typer.Option("--formats", help="Names with commas; torchstone export --list shows them.")
-    ] = "safetensors,pt2,onnx",
+        str | None,
+        typer.Option(
+            "--formats", help="Names with commas (--list shows them); default: safetensors,pt2,onnx."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="The bundle's folder; default: RUN/bundle or exports/NAME.")
     ] = None,
     archive: Annotated[
         str | None, typer.Option("--archive", help="Also pack it: tar.zst or zip, the same bytes each time.")
     ] = None,
+    capsule: Annotated[
+        bool, typer.Option("--capsule", help="Pack the run without its weights, to be reproduced elsewhere.")
+    ] = False,
     tokenizer: TokenizerFile = None,
     task: Annotated[str | None, typer.Option("--task", help="The task, where the guess is wrong.")] = None,
     trust: Trust = None,
-    shrink: Annotated[
-        bool,
-        typer.Option(
-            "--shrink", help="Take out heads and channels that pruning made zero; pt2 and onnx only."
-        ),
-    ] = False,
     list_formats: Annotated[bool, typer.Option("--list", help="List the formats.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be written; write nothing.")
@@ -59,22 +56,22 @@ def export(
 
     Example:  torchstone export runs/first --out bundles/first
 
+    Example:  torchstone export runs/first --capsule
+
     Example:  torchstone export hf:./my-model --formats safetensors,onnx --out bundles/mine --json
     """
     start_logging(quiet, verbose)
-    from torchstone.export.formats import chosen
+    from torchstone.export.formats import DEFAULT, chosen
 
     if list_formats:
         return _list(as_json)
     if target is None:
         raise UsageError("which model?", next="torchstone export RUN|TARGET --out DIR")
-    wanted = chosen(formats)
-    if shrink and any(each.name not in GRAPHS for each in wanted):
-        raise UsageError(
-            f"--shrink goes with {' and '.join(GRAPHS)}",
-            why="the configuration of other formats builds the model at the sizes it had",
-            next=f"torchstone export {target} --shrink --formats {','.join(GRAPHS)}",
-        )
+    if capsule:
+        if formats or archive:
+            raise UsageError(f"{'--formats' if formats else '--archive'} has no effect on --capsule")
+        return _capsule(target, out, dry_run, yes, as_json)
+    wanted = chosen(formats or DEFAULT)
     place = out or _default_place(target)
     from torchstone.export.archive import pack
     from torchstone.export.bundle import export as exported
@@ -87,8 +84,6 @@ def export(
         require_writer(each)
     with redirect_stdout(sys.stderr):  # what a model prints is not our result
         source = open_source(target, task=task, tokenizer=tokenizer, trust=trust, seed=seed)
-        if shrink:
-            source.shrink()
         if not dry_run:
             made = exported(source, place, wanted, replace=yes)
             if packed is not None:
@@ -121,6 +116,32 @@ def _archive_beside(place: Path, ending: str, replace: bool) -> Path:
     if path.exists() and not replace:
         raise UsageError(f"{path} exists already", next="--yes replaces it, or give another --out")
     return path
+
+
+def _capsule(target: str, out: Path | None, dry_run: bool, replace: bool, as_json: bool) -> int:
+    from torchstone.adapt.target import parse_target
+    from torchstone.adapt.tokenizer_of import home_of
+    from torchstone.export.archive import kind_of
+    from torchstone.export.capsule import write_capsule
+
+    home = home_of(parse_target(target))
+    if home is None:
+        raise UsageError(
+            f"{target} is no run", why="a capsule holds what a run did", next="torchstone runs list"
+        )
+    path = out or home / "capsule.zip"
+    kind_of(path)
+    if path.exists() and not replace:
+        raise UsageError(f"{path} exists already", next="--yes replaces it, or give another --out")
+    if not dry_run:
+        write_capsule(home, path)
+    size = path.stat().st_size if not dry_run else None
+    if as_json:
+        print_json({"schema": "torchstone.capsule/1", "path": str(path), "run_dir": str(home), "bytes": size})
+    else:
+        told = "nothing was written (--dry-run)" if size is None else f"{size / 1e6:.2f} MB"
+        console().print(f"{path}: {told}", markup=False, soft_wrap=True)
+    return 0
 
 
 def _list(as_json: bool) -> int:

@@ -24,6 +24,7 @@ from torchstone.cli import (
     generate,
     publish,
     recover,
+    reproduce,
     runs,
     study_estimate,
     tokenizer,
@@ -47,6 +48,7 @@ app.command("check", no_args_is_help=True)(check.check)
 app.command("train")(train.train)
 app.command("generate", no_args_is_help=True)(generate.generate)
 app.command("export", no_args_is_help=True)(export.export)
+app.command("reproduce", no_args_is_help=True)(reproduce.reproduce)
 app.command("recover", no_args_is_help=True)(recover.recover)
 app.command("publish", no_args_is_help=True)(publish.publish)
 app.command("verify", no_args_is_help=True)(verify.verify)

@@ -54,25 +54,26 @@ FORMATS: Registry[Format] = Registry("format")
 DEFAULT = ("safetensors", "pt2", "onnx")
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 
-FORMATS.add(
+for _each in (
     Format(
         "safetensors",
         "weights and configuration in the layout of save_pretrained",
         "torchstone.export.weights:write",
         runtime="torch",
-    )
-)
-FORMATS.add(
+    ),
     Format(
         "pt2",
         "a torch.export program, batch and sequence free",
         "torchstone.export.pt2:write",
-        None,
-        (),
-        "torch",
-    )
-)
-FORMATS.add(
+        runtime="torch",
+    ),
+    Format(
+        "pt2-int8",
+        "the same with linear layers in dynamic int8",
+        "torchstone.export.int8:write_pt2",
+        runtime="torch",
+        precision="int8",
+    ),
     Format(
         "onnx",
         "ONNX by torch's dynamo exporter, batch and sequence free",
@@ -80,14 +81,43 @@ FORMATS.add(
         extra="onnx",
         packages=_ONNX,
         runtime="onnx",
-    )
-)
+    ),
+    Format(
+        "onnx-int8",
+        "the same with linear layers in dynamic int8, by onnxruntime",
+        "torchstone.export.int8:write_onnx",
+        extra="onnx",
+        packages=_ONNX,
+        runtime="onnx",
+        precision="int8",
+    ),
+    Format(
+        "torchscript",
+        "a traced TorchScript program",
+        "torchstone.export.legacy:write_torchscript",
+        runtime="torch",
+        legacy="torch deprecates TorchScript; take pt2",
+    ),
+    Format(
+        "torchserve",
+        "handler and configuration for TorchServe, which runs model.pt2",
+        "torchstone.export.legacy:write_torchserve",
+        legacy="TorchServe is archived and gets no security fixes",
+    ),
+):
+    FORMATS.add(_each)
 
 
 def chosen(names: str | Iterable[str]) -> tuple[Format, ...]:
-    """The formats of a list with commas, each once, in the order of the registry."""
+    """The formats of a list with commas, each once, in the order of the registry.
+
+    `int8` stands for the int8 twins of pt2 and onnx: of those that are named, of both if neither is.
+    """
     wanted = names.split(",") if isinstance(names, str) else list(names)
     wanted = [each.strip() for each in wanted if each.strip()]
+    if "int8" in wanted:
+        plain = [each for each in ("pt2", "onnx") if each in wanted] or ["pt2", "onnx"]
+        wanted = [each for each in wanted if each != "int8"] + [f"{each}-int8" for each in plain]
     if not wanted:
         raise UsageError("no format is named", next=f"--formats {','.join(DEFAULT)}")
     found = {FORMATS.get(each).name for each in wanted}

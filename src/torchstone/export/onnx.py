@@ -34,37 +34,62 @@ _EXTERNAL_BYTES = 1_500_000_000
 
 def write(source: Source, folder: Path) -> dict[str, Any]:
     """`model.onnx`; the manifest's entry."""
-    convert(source.program, source.interface, folder / FILE)
+    convert(source, folder / FILE)
     return {"file": FILE, "opset": OPSET}
 
 
-def convert(program: ExportedProgram, interface: Interface, path: Path) -> None:
-    """Write the program as ONNX; FormatFailed names the operator that has no counterpart."""
+def convert(source: Source, path: Path) -> None:
+    """Write the source's program as ONNX; FormatFailed names the operator that has no counterpart."""
+    if source.onnx is None:
+        source.onnx = converted(source.program, source.interface)
+    save(source.onnx, source.program, path)
+
+
+def save(made: Any, program: ExportedProgram, path: Path) -> None:
+    """Write and check what `converted` gave."""
     onnx = require("onnx", "onnx")
-    require("onnxscript", "onnx")
+    large = sum(each.numel() * each.element_size() for each in program.state_dict.values())
+    made.save(str(path), external_data=large > _EXTERNAL_BYTES)
     try:
-        with _quiet():
-            made = torch.onnx.export(
-                program,
-                (),
-                dynamo=True,
-                verbose=False,
-                opset_version=OPSET,
-                input_names=list(interface.names),
-                output_names=[interface.output.name],
-            )
-        assert made is not None
-        _tidy(made.model, interface)
-        large = sum(each.numel() * each.element_size() for each in program.state_dict.values())
-        made.save(str(path), external_data=large > _EXTERNAL_BYTES)
         onnx.checker.check_model(str(path))
-    except Exception as problem:  # the exporter and the checker raise kinds of their own
-        path.unlink(missing_ok=True)
+    except onnx.checker.ValidationError as problem:
+        raise FormatFailed(
+            "the exporter's file is no valid ONNX", why=str(problem).strip()[:300]
+        ) from problem
+
+
+def converted(program: ExportedProgram, interface: Interface) -> Any:
+    """The program in ONNX's operators, tidied; FormatFailed names the operator in the way."""
+    try:
+        return _converted(program, interface)
+    except Exception as problem:  # the exporter raises kinds of its own
         raise FormatFailed(
             "the ONNX exporter cannot convert this model",
             why=obstacle(problem, interface.names),
             next="export the other formats: --formats safetensors,pt2",
         ) from problem
+
+
+def _converted(program: ExportedProgram, interface: Interface) -> Any:
+    require("onnxscript", "onnx")
+    with quiet():
+        made = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=list(interface.names),
+            output_names=_output_names(interface),
+        )
+    assert made is not None
+    _tidy(made.model, interface)
+    return made
+
+
+def _output_names(interface: Interface) -> list[str]:
+    """The cache comes out under the names by which it goes in."""
+    return [interface.output.name, *(f"new_{name}" for name in interface.names if name.startswith("past_"))]
 
 
 def _tidy(model: Any, interface: Interface) -> None:
@@ -97,9 +122,9 @@ def _renamed(axis: str, names: dict[str, str]) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet(*names: str) -> Iterator[None]:
     """The exporter's remarks about packages that are not installed and about its own future."""
-    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", *names)]
     levels = [each.level for each in logs]
     for each in logs:
         each.setLevel(logging.ERROR)

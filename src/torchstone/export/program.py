@@ -136,8 +136,7 @@ class Traceable(nn.Module):
 def trace(traceable: Traceable) -> ExportedProgram:
     """The graph with free axes; FormatFailed says what fixes one, or what cannot be traced."""
     adapter, interface = traceable._adapter[0], traceable.interface
-    batch = example(adapter, _TRACED_BATCH, interface.fixed_length or _TRACED_LENGTH, _TRACED_TARGET, seed=1)
-    tensors = tuple(batch[name] for name in interface.names)
+    tensors = traced_example(adapter, interface)
     _evaluated(adapter)
     try:
         with torch.no_grad():
@@ -152,6 +151,12 @@ def trace(traceable: Traceable) -> ExportedProgram:
             next="torch.export.draft_export(module, inputs) lists every obstacle at once",
         ) from problem
     return program
+
+
+def traced_example(adapter: Adapter, interface: Interface) -> tuple[Tensor, ...]:
+    """The inputs that a trace is made with, in the order of the interface."""
+    batch = example(adapter, _TRACED_BATCH, interface.fixed_length or _TRACED_LENGTH, _TRACED_TARGET, seed=1)
+    return tuple(batch[name] for name in interface.names)
 
 
 def _free_axes(interface: Interface) -> tuple[dict[int, Any], ...]:

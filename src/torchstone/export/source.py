@@ -30,6 +30,8 @@ class Source:
     home: Path | None = None
     """The run folder, where the model was trained here."""
     notes: list[str] = field(default_factory=list)
+    onnx: Any = None
+    """The ONNX program, once it was made: its int8 twin starts from it."""
 
     @property
     def adapter(self) -> Adapter:
@@ -38,18 +40,6 @@ class Source:
     @property
     def module(self) -> Any:
         return self.model.module
-
-    def shrink(self) -> None:
-        """Take out heads and channels that pruning made zero; before anything is made of the model."""
-        from torchstone.adapt.shrunk import shrunk
-
-        self.model, small = shrunk(self.model)
-        before, after = small.parameters
-        what = f"{sum(small.removed.values()):,} heads and channels of zeros are left out"
-        self.notes.append(
-            f"{what}: {after:,} of {before:,} parameters, answers apart by {small.difference:.1g}"
-        )
-        self.notes += [f"zeros stay in {layer}: {why}" for layer, why in small.kept.items()]
 
     @cached_property
     def interface(self) -> Interface:

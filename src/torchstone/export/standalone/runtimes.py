@@ -36,14 +36,70 @@ def open_format(folder: Path, manifest: Mapping[str, Any], name: str, device: st
     missing = [each for each in PACKAGES.get(runtime, ()) if importlib.util.find_spec(each) is None]
     if missing:
         raise CannotRun(f"{missing[0]} is not installed: pip install -r requirements.txt")
+    if runtime is None:
+        raise CannotRun(f"{name} is not run from here")
+    if "decode" in entry:
+        return _decoding(open_cached(folder, manifest, name, device))
     if runtime == "onnx":
         return _onnx(folder, entry, device)
     if entry["file"].endswith(".pt2"):
         return _program(_exported(folder / entry["file"]), manifest, device)
+    if entry["file"].endswith(".torchscript.pt"):
+        return _script(folder / entry["file"], manifest, device)
     return _weights(folder, manifest, entry, device)
 
 
-def _onnx(folder: Path, entry: Mapping[str, Any], device: str) -> Run:
+SINGLE_STEPS = 4
+"""Tokens that the proof decodes one by one behind the prompt."""
+Step = Callable[..., list[np.ndarray]]
+
+
+def open_cached(
+    folder: Path, manifest: Mapping[str, Any], name: str, device: str = "cpu"
+) -> tuple[Step, Step]:
+    """`prefill(ids)` and `decode(id, *past)`; each gives logits, then the cache."""
+    entry = manifest["formats"][name]
+    names = ["input_ids", *(each["name"] for each in entry["past"])]
+    if entry["runtime"] == "onnx":
+        first, then = (_session(folder / file, device) for file in (entry["file"], entry["decode"]))
+        return (
+            lambda ids: list(first.run(None, {"input_ids": ids})),
+            lambda *given: list(then.run(None, dict(zip(names, given, strict=True)))),
+        )
+    return tuple(_arrays(_exported(folder / file), device) for file in (entry["file"], entry["decode"]))  # type: ignore[return-value]
+
+
+def _arrays(program: Any, device: str) -> Step:
+    import torch
+
+    module = _on(program, device).module()
+
+    def run(*given: np.ndarray) -> list[np.ndarray]:
+        with torch.no_grad():
+            found = module(*(torch.from_numpy(np.ascontiguousarray(each)).to(device) for each in given))
+        return [each.cpu().numpy() for each in found]
+
+    return run
+
+
+def _decoding(steps: tuple[Step, Step]) -> Run:
+    """A pass like that of the other formats: the prompt at once, the last tokens one by one."""
+    prefill, decode = steps
+
+    def run(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        ids = batch["input_ids"]
+        first = max(1, ids.shape[1] - SINGLE_STEPS)
+        logits, *past = prefill(ids[:, :first])
+        outputs = [logits]
+        for place in range(first, ids.shape[1]):
+            logits, *past = decode(ids[:, place : place + 1], *past)
+            outputs.append(logits)
+        return np.concatenate(outputs, axis=1)
+
+    return run
+
+
+def _session(path: Path, device: str) -> Any:
     import onnxruntime
 
     wanted = ["CPUExecutionProvider"]
@@ -53,7 +109,11 @@ def _onnx(folder: Path, entry: Mapping[str, Any], device: str) -> Run:
             raise CannotRun("this onnxruntime has no CUDA: pip install onnxruntime-gpu")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(folder / entry["file"]), options, providers=wanted)
+    return onnxruntime.InferenceSession(str(path), options, providers=wanted)
+
+
+def _onnx(folder: Path, entry: Mapping[str, Any], device: str) -> Run:
+    session = _session(folder / entry["file"], device)
     names = [each.name for each in session.get_inputs()]
 
     def run(batch: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -69,13 +129,31 @@ def _exported(path: Path) -> Any:
 
 
 def _program(program: Any, manifest: Mapping[str, Any], device: str) -> Run:
+    return _positional(_on(program, device).module(), manifest, device)
+
+
+def _on(program: Any, device: str) -> Any:
+    if device == "cpu":
+        return program
+    from torch.export.passes import move_to_device_pass
+
+    return move_to_device_pass(program, device)
+
+
+def _script(path: Path, manifest: Mapping[str, Any], device: str) -> Run:
+    import warnings
+
     import torch
 
-    if device != "cpu":
-        from torch.export.passes import move_to_device_pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        load: Any = torch.jit.load
+        return _positional(load(str(path), map_location=device), manifest, device)
 
-        program = move_to_device_pass(program, device)
-    module = program.module()
+
+def _positional(module: Any, manifest: Mapping[str, Any], device: str) -> Run:
+    import torch
+
     names = [each["name"] for each in manifest["inputs"]]
 
     def run(batch: Mapping[str, np.ndarray]) -> np.ndarray:

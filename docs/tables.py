@@ -10,9 +10,11 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+from torchstone.nn.attention.record import AttentionRecord
 from torchstone.nn.attention.registry import ATTENTIONS
 from torchstone.nn.config import AttentionConfig, MLPConfig
 from torchstone.nn.gpt import GPTConfig
+from torchstone.nn.mlp.record import MLPRecord
 from torchstone.nn.mlp.registry import MLPS
 from torchstone.optim.pruning.methods import METHODS
 from torchstone.optim.pruning.ramp import RAMPS
@@ -106,6 +108,10 @@ def mlps() -> str:
     return table(head, rows)
 
 
+def equations(registry: Iterable[AttentionRecord | MLPRecord]) -> str:
+    return table(("name", "equation"), ((f"`{r.name}`", f"`{r.equation}`") for r in registry))
+
+
 def studies() -> str:
     rows = []
     for name, path in available():
@@ -141,7 +147,12 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 TABLES = {
     "optimizers.md": {"optimizers": optimizers},
     "pruning.md": {"methods": methods, "ramps": ramps},
-    "mechanisms.md": {"attentions": attentions, "mlps": mlps},
+    "mechanisms.md": {
+        "attentions": attentions,
+        "attention equations": lambda: equations(ATTENTIONS),
+        "mlps": mlps,
+        "MLP equations": lambda: equations(MLPS),
+    },
     "studies.md": {"studies": studies},
 }
 

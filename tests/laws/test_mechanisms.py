@@ -353,4 +353,4 @@ def test_is_compiled_whole(case: Case) -> None:
 @pytest.mark.parametrize(("section", "registry"), [("attention", ATTENTIONS), ("mlp", MLPS)])
 def test_configuration_offers_what_is_registered(section: str, registry: Any) -> None:
     assert list(knobs_of({"model": ModelConfig})[f"model.{section}.name"].choices) == registry.names()
-    assert all(record.summary and record.source for record in registry)
+    assert all(record.summary and record.equation and record.source for record in registry)

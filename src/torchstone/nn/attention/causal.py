@@ -124,6 +124,7 @@ RECORDS = (
     AttentionRecord(
         name="sdpa",
         summary="multi-head attention on torch's fused kernel",
+        equation="y_i = sum_j p_ij v_j, p_i = softmax over j <= i of S_ij = q_i . k_j / sqrt(D)",
         source="Vaswani et al. 2017, arXiv:1706.03762",
         make=lambda config, layer: CausalSelfAttention(config),
         naive=naive_causal,

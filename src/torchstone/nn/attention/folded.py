@@ -152,6 +152,8 @@ RECORDS = (
     AttentionRecord(
         name="ra-folded",
         summary="a reciprocal term of low rank inside the width of ordinary attention",
+        equation="S_ij = (w_std q_i . k_j + w_rec (k_i P) . (q_j P)) / sqrt(D), q and k of D - R channels, "
+        "P of R columns",
         source="mcgrof/AdamWPrune: gpt2/ra.py (2025), with the tie that it lacked",
         make=lambda config, layer: FoldedAttention(config),
         naive=naive_folded,
@@ -163,6 +165,7 @@ RECORDS = (
     AttentionRecord(
         name="ra_folded_untied_2025",
         summary="ra-folded as its code computed it in 2025: ordinary attention with rescaled channels",
+        equation="sdpa, channels of q and k times sqrt(w_std), the last R times sqrt(w_rec)",
         source="mcgrof/AdamWPrune at 0700927: gpt2/ra.py",
         make=lambda config, layer: UntiedFoldedAttention(config),
         naive=naive_untied,

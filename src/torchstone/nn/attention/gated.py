@@ -44,6 +44,7 @@ RECORDS = (
     AttentionRecord(
         name="gated",
         summary="sdpa with a sigmoid gate on each channel of its output",
+        equation="sdpa, heads times sigmoid(x W_g) channel by channel",
         source="Qiu et al. 2025, arXiv:2505.06708",
         make=lambda config, layer: GatedAttention(config),
         naive=naive_gated,

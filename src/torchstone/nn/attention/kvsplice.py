@@ -118,6 +118,8 @@ RECORDS = (
     AttentionRecord(
         name="kvsplice",
         summary="sdpa whose values are cached in few dimensions of a geometry fitted after training",
+        equation="sdpa with v replaced by g^-1(W W^T (g(v) - mean) + mean), g monotone splines, W main "
+        "directions",
         source="mcgrof/AdamWPrune: KVSplice (2025-11)",
         make=lambda config, layer: SplicedAttention(config),
         naive=naive_kvsplice,

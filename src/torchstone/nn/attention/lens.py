@@ -212,6 +212,7 @@ RECORDS = (
     AttentionRecord(
         name="lens",
         summary="score, reciprocal score and discoverability of the key, weighed per head",
+        equation="S_ij = w_1 q_i . k_j / sqrt(D) + w_2 k_i . q_j / sqrt(D) + w_3 k_j . u_h, w = softmax(g_h)",
         source="mcgrof/AdamWPrune at 6bb4951 (2025-11), causal",
         make=lambda config, layer: LensAttention(config),
         naive=naive_lens,

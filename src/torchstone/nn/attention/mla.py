@@ -162,6 +162,8 @@ RECORDS = (
     AttentionRecord(
         name="mla",
         summary="keys and values from narrow latents, which are cached instead",
+        equation="S_ij = (q_i U_h) . c_j / sqrt(L), y_i = (sum_j p_ij d_j) P_h, with latents c = x W_dk "
+        "and d = x W_dv",
         source=_SOURCE,
         make=lambda config, layer: LatentAttention(config),
         parameters=latent_parameters,
@@ -173,6 +175,7 @@ RECORDS = (
     AttentionRecord(
         name="mla-ra",
         summary="mla whose scores have a reciprocal term in a causal band",
+        equation="mla with S_ij + alpha S_ji where i - j <= window",
         source=_SOURCE + ", as it was meant",
         make=lambda config, layer: LatentAttention(config, make_reciprocity(config)),
         parameters=lambda config, layer: latent_parameters(config, layer) + config.attention.learn_alpha,
@@ -184,6 +187,7 @@ RECORDS = (
     AttentionRecord(
         name="mla-ct",
         summary="mla moderated by a statistic of each row of its weights",
+        equation="mla moderated as ra-ct",
         source=_SOURCE + ", as it was meant",
         make=lambda config, layer: LatentAttention(config, None, _gate(config)),
         parameters=lambda config, layer: latent_parameters(config, layer) + 2 * config.num_heads,
@@ -195,6 +199,7 @@ RECORDS = (
     AttentionRecord(
         name="mla-ra-ct",
         summary="mla with the reciprocal term, moderated by a statistic of each row of its weights",
+        equation="mla-ra moderated as ra-ct",
         source=_SOURCE + ", as it was meant",
         make=lambda config, layer: LatentAttention(config, make_reciprocity(config), _gate(config)),
         parameters=lambda config, layer: (

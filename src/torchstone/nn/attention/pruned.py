@@ -224,6 +224,8 @@ RECORDS = (
     AttentionRecord(
         name="kv-pruned",
         summary="attention over the recent places and the most important ones before, the rest dropped",
+        equation="sdpa over the recent places and those of rank r < k_h before, each by the share min(1, "
+        "k_h - r)",
         source="mcgrof/AdamWPrune: gpt2/ra.py (2025), causal; H2O: arXiv:2306.14048",
         make=_make,
         naive=naive_pruned,

@@ -49,6 +49,7 @@ RECORDS = (
     AttentionRecord(
         name="ra",
         summary="scores have a reciprocal term in a causal band",
+        equation="sdpa with S_ij + alpha S_ji where i - j <= window",
         source="mcgrof/AdamWPrune: gpt2/ra_mla_gpt2.py (2025), as it was meant",
         make=lambda config, layer: ReciprocalAttention(config),
         naive=naive_heads_attention,

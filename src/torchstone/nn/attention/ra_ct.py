@@ -44,6 +44,8 @@ RECORDS = (
     AttentionRecord(
         name="ra-ct",
         summary="sdpa moderated by a statistic of each row of its weights",
+        equation="y_i scaled by m_i = 1 - a + a sigmoid(scale_h s(p_i) + bias_h), or S_i by m_i; s: topk, "
+        "max, entropy or rms",
         source="mcgrof/AdamWPrune: gpt2/ra_mla_gpt2.py (2025), as it was meant",
         make=lambda config, layer: CrossTokenAttention(config),
         naive=naive_heads_attention,

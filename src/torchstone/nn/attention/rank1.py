@@ -55,6 +55,7 @@ RECORDS = (
     AttentionRecord(
         name="ra_rank1_2025",
         summary="mla-ra as its code computed it in 2025: a term of rank 1 instead of the transpose",
+        equation="mla with S_ij + alpha (sum_c q_ic) (sum_c k_jc) / sqrt(L) where i - j <= window",
         source="mcgrof/AdamWPrune at 76dd2d0: gpt2/ra_mla_gpt2.py",
         make=_make,
         naive=naive_latent,

@@ -50,6 +50,8 @@ class AttentionRecord:
 
     name: str
     summary: str
+    equation: str
+    """What it computes, in one line; its file says it in full."""
     source: str
     """Paper or code."""
     make: Callable[[GPTConfig, int], Any]

@@ -110,6 +110,7 @@ RECORDS = (
     AttentionRecord(
         name="ra-residual",
         summary="sdpa; the middle blocks add attention with queries and keys swapped",
+        equation="y = sdpa + tanh(b) LayerNorm(W concat_h sdpa(k_h, q_h, v_h))",
         source="mcgrof/knlp at 041ec5f2 (2026)",
         make=_make,
         naive=naive_residual,

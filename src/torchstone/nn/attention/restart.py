@@ -65,6 +65,7 @@ RECORDS = (
     AttentionRecord(
         name="self-restart",
         summary="sdpa that gives a part of its output back to the token's own value",
+        equation="y_i = (1 - a_h) sdpa_i + a_h v_i",
         source="mcgrof/AdamWPrune: gpt2/ra.py (2025)",
         make=lambda config, layer: RestartAttention(config),
         naive=naive_restart,

@@ -140,6 +140,8 @@ RECORDS = (
     AttentionRecord(
         name="rwr",
         summary="local attention beside random walks with restart over like tokens",
+        equation="y_i = sdpa over the window + gamma sum_t a (1 - a)^t (P^t v)_i, P_ij by the cosine of "
+        "q_i and k_j",
         source="after Tong et al. 2006; mcgrof/AdamWPrune at 6bb4951 (2025-11), causal and differentiable",
         make=lambda config, layer: WalkAttention(config),
         naive=naive_walk,

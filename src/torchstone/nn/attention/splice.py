@@ -100,6 +100,7 @@ RECORDS = (
     AttentionRecord(
         name="mla-kvsplice",
         summary="keys and values from a latent that is cached through a narrower one",
+        equation="c = (s z + t) W_c is cached, z = x W; k and v come from (c W_e - t) / s",
         source="mcgrof/AdamWPrune at 0a0fda9 (2025-11)",
         make=lambda config, layer: SplicedLatentAttention(config),
         naive=naive_learned_splice,

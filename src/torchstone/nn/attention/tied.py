@@ -87,6 +87,7 @@ RECORDS = (
     AttentionRecord(
         name="tied",
         summary="keys and values, or queries and keys, from one projection",
+        equation="sdpa with k = v, W_k = W_v^T, or q = k",
         source="mcgrof/AdamWPrune: gpt2/trainers/vanilla.py (2025), as it was meant; arXiv:2001.04451",
         make=lambda config, layer: TiedAttention(config),
         naive=naive_tied,

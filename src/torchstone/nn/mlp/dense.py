@@ -50,6 +50,7 @@ def dense_flops(config: GPTConfig, layer: int, tokens: int) -> int:
 RECORD = MLPRecord(
     name="dense",
     summary="two layers with an activation between them; three where it is gated",
+    equation="y = W_2 act(W_1 x + b_1) + b_2",
     source="Radford et al. 2019; gated: Shazeer 2020, arXiv:2002.05202",
     make=lambda config, layer: DenseMLP(config),
     naive=naive_dense,

@@ -76,6 +76,7 @@ RECORDS = (
     MLPRecord(
         name="lens-context",
         summary="dense whose hidden channels are led by what the attention adds",
+        equation="y = W_2 ((1 - c) act(W_1 x) + c W_up W_down y_attention)",
         source="mcgrof/AdamWPrune at 6bb4951 (2025-11)",
         make=LensMLP,
         naive=naive_lens_mlp,
@@ -88,6 +89,7 @@ RECORDS = (
     MLPRecord(
         name="absent",
         summary="no MLP: a block of attention alone",
+        equation="y = 0",
         source="mcgrof/AdamWPrune at 6bb4951 (2025-11): L4",
         make=lambda config, layer: AbsentMLP(),
         naive=naive_absent,

@@ -265,6 +265,8 @@ def _cache(config: GPTConfig, layer: int, tokens: int) -> int:
 RECORD = MLPRecord(
     name="reciprocal",
     summary="dense that mixes the tokens its attention looked at, hears its latent and gates the next block",
+    equation="h + a W_in z, then h_t + a W_up sum_s w_ts W_down h_s; sends a W_out h, and 1 - a + a "
+    "sigmoid(W_2 W_1 h) per head",
     source="mcgrof/AdamWPrune: gpt2/ra_mla_gpt2.py (2025), as it was meant",
     make=ReciprocalMLP,
     naive=naive_reciprocal,

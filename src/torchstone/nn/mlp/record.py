@@ -66,6 +66,8 @@ class MLPRecord:
 
     name: str
     summary: str
+    equation: str
+    """What it computes, in one line; its file says it in full."""
     source: str
     """Paper or code."""
     make: Callable[[GPTConfig, int], Any]

@@ -113,6 +113,7 @@ def _parameters(config: GPTConfig, layer: int) -> int:
 RECORD = MLPRecord(
     name="r-mlp",
     summary="a part of the channels reads the token with what attention adds to it",
+    equation="y = W (w_1 sigmoid(s_1) act(U_1 x), f w_2 sigmoid(s_2) act(U_2 (x + a y_attention)))",
     source="mcgrof/AdamWPrune at 0700927: gpt2/ra.py (2025-11), as it was meant",
     make=RMLP,
     naive=naive_rmlp,

@@ -1,0 +1,25 @@
+"""Tier 2 over the library's architectures, built tiny and at random: no crash, and a skip says why."""
+
+from __future__ import annotations
+
+import pytest
+from zoo.library import LIBRARY, LibraryModel
+
+import torchstone as ts
+
+FEW = ("gpt2", "bert", "t5", "vit")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(each, id=each.name, marks=() if each.name in FEW else pytest.mark.campaign)
+        for each in LIBRARY
+    ],
+)
+def test_a_library_model_can_be_looked_into(model: LibraryModel) -> None:
+    report = ts.check(model.build(), tiers=(2,))
+    found = {each.id: (each.status, each.summary) for each in report.checks}
+    print(f"\n| {model.name} | " + " | ".join(each.status for each in report.checks) + " |")
+    assert not {name: told for name, told in found.items() if told[0] in ("error", "fail")}
+    assert all(each.why for each in report.checks if each.status == "skip")

@@ -44,6 +44,8 @@ class Knob:
     many: bool
     optional: bool
     default: Any
+    first_default: Any
+    """What the hash takes for granted: the default that the knob came with."""
     help: str
     unit: str | None
     choices: tuple[str, ...]
@@ -120,7 +122,8 @@ def _collect(prefix: str, section: type[Section], table: dict[str, Knob]) -> Non
             kind=kind,
             many=many,
             optional=optional,
-            default=field.get_default(call_default_factory=True),
+            default=(default := field.get_default(call_default_factory=True)),
+            first_default=extra.get("first_default", [default])[0],
             help=field.description or "",
             unit=extra.get("unit"),
             choices=tuple(extra.get("choices", ())),

@@ -132,9 +132,16 @@ class Resolved:
 
     @property
     def hash(self) -> str:
-        """sha256 of the values that change a result; sources and other keys do not count."""
+        """sha256 of the values that change a result and are not what their knobs came with.
+
+        So a knob that is new, at its default, changes no hash; nor do sources and other keys.
+        """
         knobs = knobs_of(self.sections)
-        counted = {key: value for key, value in self.plain.items() if knobs[key].changes_result}
+        counted = {
+            key: value
+            for key, value in self.plain.items()
+            if knobs[key].changes_result and value != knobs[key].first_default
+        }
         canonical = json.dumps(counted, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -30,6 +30,9 @@ class Section(BaseModel):
         return value
 
 
+_THE_SAME = object()
+
+
 def knob(
     default: Any,
     *,
@@ -45,6 +48,7 @@ def knob(
     environment: str | None = None,
     changes_result: bool = True,
     cosmetic: bool = False,
+    first_default: Any = _THE_SAME,
 ) -> Any:
     """A field with its `help` (one sentence), `unit`, range, and the condition it `depends_on`.
 
@@ -55,6 +59,9 @@ def knob(
     `changes_result=False` marks what may change when a run is continued: when it stops, what it keeps,
     what helps it, but no bit of what it computes (several devices: the order of a sum). Such a key is no
     part of the configuration's hash. `cosmetic` marks the rare key that changes nothing observable at all.
+
+    The hash counts what differs from the defaults, so that a new knob leaves the ids of studies alone. Who
+    gives a knob another default says here what the first one was: runs with the new one are then other runs.
     """
     extra: dict[str, Any] = {
         "unit": unit,
@@ -65,6 +72,8 @@ def knob(
         "same_result": not changes_result or cosmetic,
         "cosmetic": cosmetic,
     }
+    if first_default is not _THE_SAME:
+        extra["first_default"] = [first_default]
     return Field(
         default=default,
         description=help,

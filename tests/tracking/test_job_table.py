@@ -66,6 +66,10 @@ class Workers(RuleBasedStateMachine):
         if lease is not None:
             assert lease.job_id == free[0].job_id, "the first in order"
             assert lease.token > self.tokens[lease.job_id]
+            was, tries = before[lease.job_id], self.table.job(lease.job_id).tries
+            assert tries == was.tries + (was.status == WAITING), (
+                "the death of a worker is not the job's fault"
+            )
             self.tokens[lease.job_id] = lease.token
             self.leases.append(lease)
 

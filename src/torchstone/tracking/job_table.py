@@ -44,7 +44,7 @@ class Job:
     """What a worker needs to know."""
     token: int
     tries: int
-    """How often it was claimed and not given back."""
+    """How often it was begun and not given back; that a worker died does not count."""
     owner: str | None
     leased_until: float | None
     not_before: float
@@ -143,7 +143,8 @@ class JobTable:
                 chosen = and_(_jobs.c.queue == self.queue, _jobs.c.job_id == row.job_id)
                 job = _job(connection.execute(select(_jobs).where(chosen)).one())
                 mine = {"status": LEASED, "owner": owner, "leased_until": now + seconds, "result": None}
-                counted = {"token": job.token + 1, "tries": job.tries + 1}
+                # A job whose worker died may be innocent of that: it goes on with the same try.
+                counted = {"token": job.token + 1, "tries": job.tries + (job.status == WAITING)}
                 connection.execute(update(_jobs).where(chosen).values(**mine, **counted))
                 return Lease(job, job.token + 1)
             return None

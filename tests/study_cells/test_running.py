@@ -182,7 +182,7 @@ def test_a_cell_whose_start_outlasts_its_lease_is_started_once(tiny_study: Write
     class Slow:
         slots, shares_store = 2, True
 
-        def start(self, order: Any, slot: int) -> Begun:
+        def start(self, order: Any) -> Begun:
             assert order["name"] not in begun, "its lease was left to the next claim"
             begun.append(order["name"])
             now[0] += 10 * LEASE_S

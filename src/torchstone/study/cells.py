@@ -26,6 +26,7 @@ from torchstone._files import read_json
 from torchstone.study.executor import Executor, Running
 from torchstone.study.plan import Plan
 from torchstone.study.records import Cell
+from torchstone.study.slots import Wait
 from torchstone.tracking.job_table import DONE, FAILED, OVER, Job, JobTable, Lease, this_process
 from torchstone.tracking.run_folder import safe_name
 from torchstone.tracking.store import Store
@@ -201,7 +202,6 @@ def _ending(why: _Why | None, cells: Cells) -> Ending:
 class _Working:
     lease: Lease
     running: Running
-    slot: int
     began: float = field(default_factory=time.monotonic)
     stopped: bool = False
     lost: bool = False
@@ -236,17 +236,17 @@ class _Session:
             if lease.job.tries >= MOST_TRIES:
                 self._give_up(lease)
                 continue
-            if not self._fits(lease.job.order):
-                self.table.give_back(lease, wait_s=1.0, counts=False, result=lease.job.result)
-                return
             order = dict(lease.job.order)
             order["store"] = self._store_of(order)
-            slot = min(set(range(self.executor.slots)) - {each.slot for each in self.under_way})
             with self._lock:
-                running = self.executor.start(order, slot)
+                running = self.executor.start(order)
+                if isinstance(running, Wait):
+                    log.info("%s waits: %s", order["name"], running.why)
+                    self.table.give_back(lease, wait_s=1.0, counts=False, result=lease.job.result)
+                    return
                 # A start may take longer than the lease, and the next claim would take the same cell again.
                 lost = bool(self.table.renew([lease], seconds=self.lease_s))
-                self.under_way.append(_Working(lease, running, slot, lost=lost))
+                self.under_way.append(_Working(lease, running, lost=lost))
 
     def _store_of(self, order: Mapping[str, Any]) -> str:
         """Where a cell keeps its rows: a file of another machine's cannot be written to safely."""
@@ -254,15 +254,8 @@ class _Session:
             return self.cells.store.address
         return str(Path(order["run_dir"]) / "store.db")
 
-    def _fits(self, order: Mapping[str, Any]) -> bool:
-        """Whether the host has the memory that the cell will take by forecast; the first is always tried."""
-        import psutil
-
-        needed = order.get("memory_bytes")
-        return not needed or not self.under_way or psutil.virtual_memory().available > needed
-
     def _give_up(self, lease: Lease) -> None:
-        last = lease.job.result or {"error": {"what": "its runner died each time"}}
+        last = lease.job.result or {}
         what = (last.get("error") or {}).get("what", "it did not end well")
         error = {"what": f"given up after {lease.job.tries} tries: {what}"}
         self.table.finish(lease, FAILED, {**last, "status": "failed", "error": error})

@@ -1,7 +1,7 @@
 """Where cells run: processes of this machine, a Ray cluster, a Slurm site. One small face for all.
 
     executor = open_executor("local", jobs=2)
-    running = executor.start(order)               # at once
+    running = executor.start(order)               # at once, or a Wait
     running.outcome()                             # None while it works
     running.stop(signal.SIGUSR1)                  # save and end
 
@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 from torchstone._errors import UsageError
 from torchstone.data.encoding import num_cores
 from torchstone.study.cell_job import leave_with_parent, logged, work
+from torchstone.study.slots import Gpu, Wait, place_on, place_on_host, read_gpus, visible
 from torchstone.tracking.store import Store
 
 Order = Mapping[str, Any]
@@ -59,7 +61,8 @@ class Executor(Protocol):
     shares_store: bool
     """Whether cells may write to the runner's own store; else each keeps one in its folder."""
 
-    def start(self, order: Order, slot: int) -> Running: ...
+    def start(self, order: Order) -> Running | Wait:
+        """Begin a cell, or say what it must wait for."""
 
     def close(self) -> None:
         """Whatever still runs is ended."""
@@ -92,15 +95,21 @@ def refuse_to_send_secrets(store: Store, where: str) -> None:
 
 
 class LocalExecutor:
-    """Processes of this machine, one per slot; with GPUs one slot for each."""
+    """Processes of this machine: by default one at a time, or one for each GPU.
+
+    A cell sees the one GPU that it got, through CUDA_VISIBLE_DEVICES, and finds it as `cuda:0`.
+    """
 
     shares_store = True
 
     def __init__(
         self, jobs: int | None = None, device: str | None = None, *, start_method: str = "forkserver"
     ) -> None:
-        self.devices = devices_of(device)
+        self._chooses = device is None
+        gpus = self._gpus()
+        self.devices = devices_of(device) if not gpus else ["cuda:0"] * len(gpus)
         self.slots = jobs or len(self.devices)
+        self._each = -(-self.slots // max(1, len(gpus)))
         on_cpu = all(each is None or each == "cpu" for each in self.devices)
         self._threads = max(1, num_cores() // self.slots) if self.slots > 1 and on_cpu else None
         self._context: Any = multiprocessing.get_context(start_method)
@@ -108,15 +117,33 @@ class LocalExecutor:
             self._context.set_forkserver_preload(PRELOADED)
         self._started: list[LocalRunning] = []
 
-    def start(self, order: Order, slot: int) -> LocalRunning:
-        whole = {"device": self.devices[slot % len(self.devices)], "threads": self._threads} | dict(order)
+    def start(self, order: Order) -> LocalRunning | Wait:
+        self._started = [each for each in self._started if each.process.is_alive()]
+        place = self._place(order.get("memory_bytes") or 0)
+        if isinstance(place, Wait):
+            return place
+        whole = {"device": place.device, "visible": place.uuid, "threads": self._threads} | dict(order)
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_in_child, args=(whole, theirs), daemon=False)
         process.start()
         theirs.close()
-        self._started = [each for each in self._started if each.process.is_alive()]
-        self._started.append(LocalRunning(process, ours))
+        self._started.append(LocalRunning(process, ours, place))
         return self._started[-1]
+
+    def _gpus(self) -> list[Gpu]:
+        """Those to choose from, as they are now."""
+        return visible(read_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")) if self._chooses else []
+
+    def _place(self, need: int) -> Place | Wait:
+        import psutil
+
+        gpus, held = self._gpus(), [each.place for each in self._started]
+        if gpus:
+            found = place_on(gpus, [(each.uuid or "", each.need) for each in held], need, self._each)
+            return found if isinstance(found, Wait) else Place("cuda:0", found.uuid, need)
+        wait = place_on_host(psutil.virtual_memory().available, len(held), need)
+        used = [each.device for each in held]
+        return wait or Place(min(self.devices, key=used.count), None, need)
 
     def close(self) -> None:
         for each in self._started:
@@ -125,9 +152,19 @@ class LocalExecutor:
             each.process.join()
 
 
+@dataclass(frozen=True)
+class Place:
+    """What a cell got: a device, the one GPU that it sees, and the memory that it is forecast to take."""
+
+    device: str | None
+    uuid: str | None
+    need: int
+
+
 class LocalRunning:
-    def __init__(self, process: Any, pipe: Connection) -> None:
+    def __init__(self, process: Any, pipe: Connection, place: Place) -> None:
         self.process = process
+        self.place = place
         self._pipe = pipe
         self._outcome: dict[str, Any] | None = None
 
@@ -164,6 +201,8 @@ def died(exit_code: int | None) -> dict[str, Any]:
 def _in_child(order: Order, pipe: Connection) -> None:
     os.setsid()  # Ctrl-C in the terminal is the runner's, which passes it on
     leave_with_parent()
+    if order.get("visible"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = order["visible"]  # before CUDA is first asked for
     with logged(Path(order["run_dir"])):
         outcome = work(order)
     pipe.send(outcome)

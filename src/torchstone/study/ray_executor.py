@@ -28,7 +28,7 @@ class RayExecutor:
         self.slots = jobs or max(1, int(have.get("GPU" if self._gpus else "CPU", 1)))
         self._device = device
 
-    def start(self, order: Order, slot: int) -> RayRunning:
+    def start(self, order: Order) -> RayRunning:
         share = {"num_gpus": 1} if self._gpus else {"num_cpus": 1}
         # Attempts are the table's business: a task that died is no success and no secret.
         task = self._ray.remote(max_retries=0, **share)(_in_task)
@@ -62,10 +62,11 @@ class RayRunning:
 
 def _in_task(order: Order) -> dict[str, Any]:
     """In a worker of Ray, which is not the main thread's to signal: the cell gets a process of its own."""
-    from torchstone.study.executor import LocalExecutor
+    from torchstone.study.executor import LocalExecutor, LocalRunning
 
     executor = LocalExecutor(1, order["device"], start_method="spawn")
-    running = executor.start(order, 0)
+    running = executor.start(order)
+    assert isinstance(running, LocalRunning), "the first is always tried"
     try:
         while (outcome := running.outcome()) is None:
             running.process.join(0.2)

@@ -23,7 +23,7 @@ class SlurmExecutor:
         self._cluster, self._device = cluster, device
         self.slots = jobs or 16
 
-    def start(self, order: Order, slot: int) -> SlurmRunning:
+    def start(self, order: Order) -> SlurmRunning:
         folder = Path(order["run_dir"]) / "slurm"
         executor = self._submitit.AutoExecutor(folder=folder, cluster=self._cluster)
         executor.update_parameters(name=str(order.get("name", "cell")).replace("/", "-"), timeout_min=60 * 24)
@@ -55,10 +55,13 @@ class SlurmRunning:
 
 
 def _in_job(order: Order) -> dict[str, Any]:
-    from torchstone.study.executor import LocalExecutor
+    from torchstone.study.executor import LocalExecutor, LocalRunning
+    from torchstone.train.device import choose_device
 
-    executor = LocalExecutor(1, order["device"], start_method="spawn")
-    running = executor.start(order, 0)
+    # Slurm has chosen the device; whatever it left visible is the first.
+    executor = LocalExecutor(1, order["device"] or str(choose_device(None)), start_method="spawn")
+    running = executor.start(order)
+    assert isinstance(running, LocalRunning), "the first is always tried"
     while (outcome := running.outcome()) is None:
         running.process.join(0.2)
     return outcome

@@ -230,11 +230,13 @@ def test_the_cache_holds_as_many_numbers_as_stated(case: Case) -> None:
 def test_a_cache_of_unequal_lengths_is_refused(case: Case) -> None:
     model = shared(case)
     cache = model(ids(2, 8), use_cache=True).past_key_values
-    for index, tensor in enumerate(cache[0]):
-        if tensor.numel():
-            cut = (*cache[0][:index], tensor[:, :, 1:], *cache[0][index + 1 :])
+    held = [index for index, tensor in enumerate(cache[0]) if tensor.numel()]
+    # One token needs no mask, whose size would give the lengths away; a single tensor has one length.
+    for tokens in (3,) if len(held) == 1 else (3, 1):
+        for index in held:
+            cut = (*cache[0][:index], cache[0][index][:, :, 1:], *cache[0][index + 1 :])
             with pytest.raises((AssertionError, RuntimeError)):
-                model(ids(2, 3), past_key_values=(cut, *cache[1:]))
+                model(ids(2, tokens), past_key_values=(cut, *cache[1:]))
 
 
 # --- what it costs ------------------------------------------------------------------------------

@@ -67,6 +67,14 @@ def test_a_sampled_threshold_misses_by_no_more_than_it_says() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_a_sample_of_equal_scores_keeps_its_promise_too() -> None:
+    """No threshold parts equals; and what is pruned already stays so."""
+    scores = {"a": torch.tensor([-math.inf, 0.0, 0.0, 1.0]).repeat(2500)}
+    keep = keep_above_sample(scores, 0.4, 0.02, 0)["a"]
+    assert int((~keep).sum()) == 4000
+    assert not bool(keep[scores["a"] == -math.inf].any()) and bool(keep[scores["a"] == 1.0].all())
+
+
 @pytest.mark.parametrize(("pattern", "keep", "group"), [("2:4", 2, 4), ("4:8", 4, 8), ("1:4", 1, 4)])
 def test_so_many_of_neighbours_stay(pattern: str, keep: int, group: int) -> None:
     pruner = pruner_of(gpt(), pattern=pattern)

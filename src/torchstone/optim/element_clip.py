@@ -24,12 +24,17 @@ def clip_by_history(gradients: Sequence[Tensor], moments: Sequence[Tensor], thet
     gradients, moments: tensors of equal shapes, at least one, none empty; moments are the v.
     thetas: one for each pair, in (0, inf].
     """
-    pairs = list(zip(gradients, moments, strict=True))
-    if all(looking_is_free(g) and g.is_contiguous() and v.is_contiguous() for g, v in pairs):
-        for (g, v), theta in zip(pairs, thetas.tolist(), strict=True):
-            _clip_rows(g, v, theta)
-    else:
-        _clip_lists(list(gradients), list(moments), thetas)
+    known: list[float] | None = None
+    rest = []
+    for place, (g, v) in enumerate(zip(gradients, moments, strict=True)):
+        if looking_is_free(g) and g.is_contiguous() and v.is_contiguous():
+            known = thetas.tolist() if known is None else known
+            _clip_rows(g, v, known[place])
+        else:
+            rest.append(place)
+    if rest:
+        some = thetas if known is None else thetas[rest]
+        _clip_lists([gradients[place] for place in rest], [moments[place] for place in rest], some)
 
 
 def looking_is_free(tensor: Tensor) -> bool:
@@ -45,12 +50,13 @@ def _clip_rows(gradient: Tensor, moment: Tensor, theta: float) -> None:
         room = torch.addcmul(v, g, g, value=-1.0 / theta)
         found = (room.amin(1) < 0.0).nonzero().squeeze(1)
         if len(found):
-            g[found] = _clipped(g[found], v[found], theta)
+            clipped = _clipped(g.index_select(0, found), v.index_select(0, found), theta)
+            g.index_copy_(0, found, clipped)
 
 
 def _clipped(gradient: Tensor, moment: Tensor, theta: float) -> Tensor:
-    limit = (moment * theta).sqrt_()
-    limit.masked_fill_((limit == 0.0) | gradient.isinf(), math.inf)
+    limit = F.threshold((moment * theta).sqrt_(), 0.0, math.inf, inplace=True)  # no history, no limit
+    limit += 0.0 * gradient.abs().amax(1, keepdim=True)  # NaN in a row with an infinite gradient
     return torch.clamp(gradient, limit.neg(), limit)
 
 

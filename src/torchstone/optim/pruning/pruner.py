@@ -220,9 +220,7 @@ class Pruner:
             return max(sizes.values()) * (len(self.weights) if self.scope == "layer" else 1)
         if self.config.threshold == "exact":
             return 0
-        share = self.promised / self.total
-        error = selection.standard_error(share, self.total, self.config.sample)
-        return math.ceil(5.0 * error * self.total) + 1
+        return selection.most_missed(self.promised / self.total, self.total, self.config.sample)
 
     @property
     def num_bytes(self) -> int:

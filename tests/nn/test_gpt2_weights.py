@@ -18,6 +18,7 @@ import torchstone as ts
 from torchstone._errors import ModelError, TorchstoneError
 from torchstone.adapt.generate import generate
 from torchstone.cli.main import run
+from torchstone.nn.circuit import applied, sites
 from torchstone.nn.gpt import GPT
 
 transformers = pytest.importorskip("transformers", reason="pip install 'torchstone[hf]' for the reference")
@@ -272,3 +273,12 @@ def test_it_is_trained_and_generates_and_needs_its_folder_no_more(
     again = ts.load("runs/one")
     assert again.fingerprint == before.fingerprint
     close(again.module.eval()(ids(2, L)).logits, before.module.eval()(ids(2, L)).logits)
+
+
+@torch.no_grad()
+def test_the_same_keys_and_values_can_be_closed_in_both(theirs: Any, ours: GPT) -> None:
+    whole = ours(ids(3, L)).logits
+    masks = [(torch.rand(4, 6, generator=torch.Generator().manual_seed(2)) > 0.4).float() for _ in range(6)]
+    with applied(sites(ours), masks), applied(sites(theirs), masks):
+        close(ours(ids(3, L)).logits, theirs(ids(3, L)).logits)
+        assert not torch.allclose(ours(ids(3, L)).logits, whole, atol=1e-3)

@@ -297,6 +297,7 @@ class GPT(nn.Module):
         watched = dataclasses.replace(plain, keep_scores=True)
         x, sent = self._embedded(input_ids, position_ids), Handoff()
         for block in self.blocks:
+            assert isinstance(block, Block)
             yield block.attend(x, watched, sent, None)
             x, sent, _ = block(x, plain, sent)
 

@@ -99,4 +99,4 @@ def _add_scale(figure: Figure, axes: Axes, lines: list[Line], theme: Theme) -> N
     bar.set_ticks([min(blocks), max(blocks)])
     bar.set_label("block", size=10, color=theme.soft)
     bar.ax.tick_params(labelsize=10, colors=theme.soft)
-    bar.outline.set_edgecolor(theme.line)  # type: ignore[operator]
+    bar.outline.set_edgecolor(theme.line)

@@ -22,6 +22,7 @@ from torchstone.study.run import Outcome
 from torchstone.study.study_file import read_study
 from torchstone.study.summary import ArmSummary, Summary, summarise
 from torchstone.study.summary_page import as_csv, header, html_page, markdown, report_info, rows, write_report
+from torchstone.study.summary_picture import heat_map
 from torchstone.tracking.job_table import Job
 
 MATRIX = """
@@ -133,6 +134,30 @@ def sizes(plan: Plan) -> dict[str, FullSize]:
         )
         for place, arm in enumerate(plan.arms)
     }
+
+
+HALF = """\
+[study]
+name = "half"
+kind = "matrix"
+[[axis]]
+name = "pruning"
+values.none = { prune.method = "none" }
+values.magnitude = { prune.method = "magnitude" }
+[[axis]]
+name = "sparsity"
+key = "prune.sparsity"
+values = [0.5, 0.9]
+"""
+
+
+def test_a_heat_map_leaves_out_what_has_no_other_axis(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pip install 'torchstone[plots]'")
+    (tmp_path / "half.toml").write_text(HALF, encoding="utf-8")
+    plan = plan_study(read_study(str(tmp_path / "half.toml")))
+    drawn = heat_map(summarise(outcome(plan, lambda arm, seed: 1.0)), "pruning", "sparsity").axes[0]
+    assert [each.get_text() for each in drawn.get_yticklabels()] == ["magnitude"], "none has no sparsity"
+    assert [each.get_text() for each in drawn.get_xticklabels()] == ["0.5", "0.9"]
 
 
 def test_every_form_says_the_same(plan: Plan, tmp_path: Path) -> None:

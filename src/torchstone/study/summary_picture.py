@@ -35,8 +35,20 @@ def ladder(found: Summary, theme: Theme = LIGHT) -> Figure:
 
 
 def heat_map(found: Summary, rows: str, columns: str, theme: Theme = LIGHT) -> Figure:
-    """The best mean for each pair of values of two axes; empty where nothing was run."""
-    names = {axis.name: [value.name for value in axis.values] for axis in found.study.axes}
+    """The best mean for each pair of values of two axes; empty where nothing was run.
+
+    A value that goes with none of the other axis (no sparsity where nothing is pruned) has no row or column.
+    """
+    names = {
+        axis: [
+            value.name
+            for value in each.values
+            if any(arm.arm.values.get(axis) == value.name and other in arm.arm.values for arm in found.arms)
+        ]
+        for axis, other in ((rows, columns), (columns, rows))
+        for each in found.study.axes
+        if each.name == axis
+    }
     figure, axes = _figure(theme, height=1.2 + 0.55 * len(names[rows]))
     table = [[_best(found, {rows: row, columns: column}) for column in names[columns]] for row in names[rows]]
     shown = [[float("nan") if value is None else value for value in row] for row in table]

@@ -1,4 +1,4 @@
-"""Tables of pages: optimizers, pruning, mechanisms from their registries, studies from their files.
+"""Tables of pages: models, optimizers, pruning, mechanisms from their registries, studies from their files.
 
 python docs/tables.py            # writes them into the pages
 """
@@ -10,12 +10,17 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from torchstone.nn.attention.record import AttentionRecord
 from torchstone.nn.attention.registry import ATTENTIONS
 from torchstone.nn.config import AttentionConfig, MLPConfig
+from torchstone.nn.costs import costs
 from torchstone.nn.gpt import GPTConfig
 from torchstone.nn.mlp.record import MLPRecord
 from torchstone.nn.mlp.registry import MLPS
+from torchstone.nn.zoo import ZOO, ZooModel
 from torchstone.optim.pruning.methods import METHODS
 from torchstone.optim.pruning.ramp import RAMPS
 from torchstone.optim.registry import OPTIMIZERS, OptimizerRecord
@@ -125,6 +130,36 @@ def studies() -> str:
     return table(("name", "arms", "seeds", "what it asks"), rows)
 
 
+def language_models() -> str:
+    head = ("TARGET", "what it is", "parameters", "FLOPs per token", "cache, bytes per token", "source")
+    rows = []
+    for model in ZOO:
+        if model.config is not None:
+            cost = costs(model.config)
+            per_token = f"{cost.flops_per_token / 1e6:,.1f} M at {cost.tokens:,}"
+            cache = f"{2 * cost.cache_numbers_per_token:,.0f}"
+            rows.append(
+                (f"`zoo:{model.name}`", model.summary, f"{cost.parameters:,}", per_token, cache, model.source)
+            )
+    return table(head, rows)
+
+
+def image_models() -> str:
+    head = ("TARGET", "what it is", "parameters", "FLOPs per image", "source")
+    return table(head, (_image_row(model) for model in ZOO if model.config is None))
+
+
+def _image_row(model: ZooModel) -> tuple[str, ...]:
+    with torch.device("meta"):  # shapes without memory
+        module, config = model.build()
+        image = torch.empty(1, config["num_channels"], config["image_size"], config["image_size"])
+        with FlopCounterMode(display=False) as counter:
+            module.eval()(image)
+    parameters = sum(each.numel() for each in module.parameters())
+    flops = f"{counter.get_total_flops() / 1e6:,.1f} M"
+    return f"`zoo:{model.name}`", model.summary, f"{parameters:,}", flops, model.source
+
+
 def _number(of_layers: Iterable[float]) -> float:
     found = list(of_layers)
     return sum(found) / len(found)
@@ -145,6 +180,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 TABLES = {
+    "models.md": {"language models": language_models, "image models": image_models},
     "optimizers.md": {"optimizers": optimizers},
     "pruning.md": {"methods": methods, "ramps": ramps},
     "mechanisms.md": {

@@ -35,6 +35,8 @@ class ZooModel:
     source: str
     knobs: tuple[str, ...]
     make: Callable[[dict[str, Any]], Built]
+    config: GPTConfig | None = None
+    """Of a GPT: what `costs` takes."""
 
     def build(self, overrides: ModelConfig | Mapping[str, Any] | None = None) -> Built:
         """The module and its configuration; overrides of None mean: as the recipe says."""
@@ -112,7 +114,7 @@ MODERN_SOURCE = (
 
 
 def _add_gpt(name: str, summary: str, config: GPTConfig, source: str = GPT2_SOURCE) -> None:
-    ZOO.add(ZooModel(name, summary, source, GPT_KNOBS + GPT_EXTRA_KNOBS, _gpt(config)))
+    ZOO.add(ZooModel(name, summary, source, GPT_KNOBS + GPT_EXTRA_KNOBS, _gpt(config), config))
 
 
 _add_gpt(
@@ -125,20 +127,20 @@ _add_gpt(
     "some ten million parameters, for minutes on a CPU",
     GPTConfig(vocab_size=8192, max_seq_len=512, d_model=320, num_layers=6, num_heads=5),
 )
-_add_gpt("gpt2", "GPT-2 small, 124,439,808 parameters, random weights", GPTConfig())
+_add_gpt("gpt2", "GPT-2 small, random weights", GPTConfig())
 _add_gpt(
     "gpt2-medium",
-    "GPT-2 medium, 354,823,168 parameters, random weights",
+    "GPT-2 medium, random weights",
     GPTConfig(d_model=1024, num_layers=24, num_heads=16),
 )
 _add_gpt(
     "gpt2-large",
-    "GPT-2 large, 774,030,080 parameters, random weights",
+    "GPT-2 large, random weights",
     GPTConfig(d_model=1280, num_layers=36, num_heads=20),
 )
 _add_gpt(
     "gpt2-xl",
-    "GPT-2 XL, 1,557,611,200 parameters, random weights",
+    "GPT-2 XL, random weights",
     GPTConfig(d_model=1600, num_layers=48, num_heads=25),
 )
 _add_gpt(

@@ -48,8 +48,20 @@ WAYS: dict[str, dict[str, Any]] = {
     "lens": {"name": "lens"},
     "gated": {"name": "gated"},
     "kv-pruned": {"name": "kv-pruned", "importance": "norm", "keep": 391, "recent": 64},
+    "kv-learned": {"name": "kv-pruned", "importance": "norm", "budget": "learned"},
+    "kv-v-only": {"name": "kv-pruned"},
+    "kv-reused": {"name": "kv-pruned", "drop": "keys-values"},
+    "kv-recent": {"name": "kv-pruned", "importance": "recency"},
+    "lens-narrow": {"name": "lens", "compress": 32},
 }
-LONGEST = {"kv-pruned": 2048, "ra-ct-max": 4096, "ra-ct-topk": 4096}
+LONGEST = {
+    "kv-pruned": 2048,
+    "kv-learned": 2048,
+    "kv-v-only": 2048,
+    "kv-reused": 2048,
+    "ra-ct-max": 4096,
+    "ra-ct-topk": 4096,
+}
 """What looks at every weight stops here."""
 GOALS = {"ra": 2.1, "ra-ct-entropy": 1.5, "mla": 1.1}
 """Of `training`, on a GPU."""

@@ -51,7 +51,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "gate_width": (3,),
     "bottleneck": (5,),
     "reciprocal_width": (9,),
-    "activation_steps": (5,),
+    "activation_steps": (5, 0),
     "activation_window": (4,),
     "ramp_steps": (3,),
     "context_width": (5,),

@@ -40,6 +40,7 @@ WORSE = {**RISING, "train.checkpoint_every": 1, "train.eval_every": 1}
 MIXED = {**UNSIZED, "model.target": "{place}/mixer.py"}
 LATENT = {"model.attention.name": "mla", "model.attention.latent": 6, "model.mlp.name": "reciprocal"}
 RMLP = {"model.mlp.name": "r-mlp", "model.mlp.reciprocal_width": 8}
+ROUTED = {"model.attention.route_start": 0, "model.attention.route_stop": 4}
 PRUNED = {"model.attention.keep": 3, "model.attention.recent": 2}
 DELAYED = {**RMLP, "model.mlp.activation": "delayed", "model.mlp.activation_steps": 1}
 CALM = {
@@ -86,13 +87,14 @@ SCENARIOS = {
     "data.tokenizer_vocab_size": Scenario(base={"data.tokenizer": "bpe"}, values=[270]),
     "data.num_workers": Scenario(values=[1]),
     "data.validation_split": Scenario(values=[0.5]),
+    "model.attention.activation_steps": Scenario(values=[2]),
     "model.attention.beta": Scenario(base=RMLP | PRUNED | {"model.mlp.skip": 2.0}),
     "model.attention.budget": Scenario(base=PRUNED),
     "model.attention.drop": Scenario(base=PRUNED | {"optim.learning_rate": 0.3, "train.epochs": 4}),
     "model.attention.keep": Scenario(base={"model.attention.recent": 2}, values=[3]),
     "model.attention.recent": Scenario(base={"model.attention.keep": 2}, values=[3]),
-    "model.attention.route_start": Scenario(base={"model.attention.route_stop": 4}, values=[1]),
-    "model.attention.route_stop": Scenario(base={"model.attention.route_start": 0}, values=[3]),
+    "model.attention.route_start": Scenario(base=ROUTED, values=[1]),
+    "model.attention.route_stop": Scenario(base=ROUTED, values=[2]),
     "model.attention.swapped_layers": Scenario(values=[1]),
     "model.attention.value_rank": Scenario(base={"model.attention.value_rank": 4}, values=[5]),
     "model.mlp.activation": Scenario(base=RMLP, values=["delayed"]),

@@ -111,6 +111,19 @@ def test_narrow_keys_begin_as_the_best_approximation() -> None:
     assert some[8] > 0.3 * sizes[8] and some[9] < 1e-6
 
 
+@torch.no_grad()
+def test_the_folded_term_waits_for_its_steps() -> None:
+    model = gpt("ra-folded", rank=2, activation_steps=75)
+    plain = gpt("ra-folded", rank=2, activation_steps=75)
+    for block in plain.blocks:
+        block.attention.reciprocal.zero_()
+    assert model.blocks[0].attention.reciprocal.tolist() == pytest.approx([0.1] * 4)
+    for step, same in ((0, True), (74, True), (75, False)):
+        for block in model.blocks:
+            block.attention.switch.at_step(step)
+        assert torch.equal(model(ids()).logits, plain(ids()).logits) == same
+
+
 def test_the_route_anneals_with_the_steps() -> None:
     route = gpt("lens", route=True).blocks[0].attention.route
     for step, bias in ((0, 0.0), (2000, 0.0), (6000, -1.6), (10_000, -3.2), (20_000, -3.2)):

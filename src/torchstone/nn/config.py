@@ -136,6 +136,13 @@ class AttentionConfig(Section):
     restart: bool = knob(
         False, help="A learned part of each head's output is the token's own value.", depends_on=_FOLDED
     )
+    activation_steps: int = knob(
+        0,
+        help="Steps before the reciprocal term is switched on; 0: it is there at once.",
+        unit="optimizer steps",
+        ge=0,
+        depends_on="model.attention.name=ra-folded",
+    )
     lens: str = knob(
         "both",
         help="What is weighed beside the score: reciprocity, discoverability, or both.",

@@ -6,7 +6,8 @@ map P of the layer:
     S_ij = (w_std q_i . k_j + w_rec (k_i P) . (q_j P)) / sqrt(D)
 
 As (k_i P) and (q_j P) are joined to q_i and k_j, one fused call of width D computes it. w_std and w_rec are
-learned per head, (D - R)/D and R/D at first; `restart` adds the term of `restart.py`.
+learned per head, (D - R)/D and R/D at first; `restart` adds the term of `restart.py`. With `activation_steps`
+the reciprocal term is off for so many optimizer steps, and w_rec then begins at 0.1.
 
 `ra_folded_untied_2025` is what the code of 2025 computed: the R channels are free projections that nothing
 ties to the others, so it is ordinary attention with some rows of its projection rescaled by sqrt(w).
@@ -29,12 +30,14 @@ from torchstone.nn.attention.record import AttentionRecord
 from torchstone.nn.attention.restart import Restart
 from torchstone.nn.attention.scores import Scores, score_flops
 from torchstone.nn.gates import Gates
+from torchstone.nn.switch import Delayed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
     from torchstone.nn.gpt import GPTConfig
 
+WEIGHT_AT_ACTIVATION = 0.1
 SMALLEST = 1e-4
 """A weight under a square root stays above it."""
 
@@ -50,7 +53,10 @@ class FoldedAttention(Gates, CausalSelfAttention):
         del self.qkv
         self.to_low = nn.Parameter(torch.empty(width, self.rank))
         self.standard = nn.Parameter(torch.full((config.num_heads,), width / self.head_width))
-        self.reciprocal = nn.Parameter(torch.full((config.num_heads,), self.rank / self.head_width))
+        steps = config.attention.activation_steps
+        self.switch = Delayed(steps) if steps else None
+        share = WEIGHT_AT_ACTIVATION if steps else self.rank / self.head_width
+        self.reciprocal = nn.Parameter(torch.full((config.num_heads,), share))
         self.restart = Restart(config.num_heads) if config.attention.restart else None
         self.initialise()
 
@@ -71,7 +77,7 @@ class FoldedAttention(Gates, CausalSelfAttention):
         low = q @ self.to_low
         if past is not None:
             low = torch.cat([past[0], low], dim=2)
-        standard, reciprocal = self.standard[:, None, None], self.reciprocal[:, None, None]
+        standard, reciprocal = (each[:, None, None] for each in self.gates().values())
         scale = self.head_width**-0.5
         return Scores(standard * q, k, scale, reciprocal * (own @ self.to_low), low), (low,)
 
@@ -82,7 +88,8 @@ class FoldedAttention(Gates, CausalSelfAttention):
         return (mixed if self.restart is None else self.restart(mixed, v)), scores
 
     def gates(self) -> dict[str, Tensor]:
-        return {"standard": self.standard, "reciprocal": self.reciprocal}
+        reciprocal = self.reciprocal if self.switch is None else self.switch() * self.reciprocal
+        return {"standard": self.standard, "reciprocal": reciprocal}
 
 
 class UntiedFoldedAttention(Gates, CausalSelfAttention):

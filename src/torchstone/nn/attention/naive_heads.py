@@ -86,7 +86,8 @@ def naive_folded(
         for t in range(len(x)):
             standard = torch.stack([q[h][t] @ k[h][s] for s in range(t + 1)])
             reciprocal = torch.stack([k[h][t] @ rank_one_by_one @ q[h][s] for s in range(t + 1)])
-            joined = layer.standard[h] * standard + layer.reciprocal[h] * reciprocal
+            on = 1.0 if layer.switch is None else layer.switch.factor
+            joined = layer.standard[h] * standard + on * layer.reciprocal[h] * reciprocal
             rows.append(joined / math.sqrt(layer.head_width))
         scores.append(rows)
     mixed, weights = _weighted(scores, v)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchstone.nn.attention.context import Attended, Handoff
 from torchstone.nn.attention.naive import Rows
@@ -36,6 +36,7 @@ def naive_pruned(
         if options.importance == "norm":
             fixed = [float(each.norm()) for each in k[h].detach()]
         if options.importance == "learned":
+            assert isinstance(layer.judge, nn.Linear)
             judged = x @ layer.judge.weight[h] + layer.judge.bias[h]
             added = -torch.log1p(torch.exp(-judged))
             fixed = added.tolist()
@@ -80,7 +81,8 @@ def _budget(
         return torch.zeros(())
     whole = torch.tensor(float(options.keep))
     if options.budget == "learned":
-        return whole / (1 + torch.exp(-layer.budget.logit[head]))
+        logit = layer.get_parameter("budget.logit")
+        return whole / (1 + torch.exp(-logit[head]))
     if options.budget == "gate-informed" and sent.confidence is not None:
         heard = torch.relu(sent.confidence)
         return whole * torch.maximum(1 / (1 + options.beta * heard), torch.tensor(0.1))

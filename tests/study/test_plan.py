@@ -151,6 +151,8 @@ def test_selection(tmp_path: Path) -> None:
     assert [each.arm for each in select(plan, only=[plan.cells[1].id[:6]]).cells] == ["narrow_0.1"]
     both = planned(tmp_path, ABLATION)
     assert [each.name for each in select(both, steps=["1"], seeds=[2]).cells] == ["mine/1/seed-2"]
+    with pytest.raises(UsageError, match="no steps"):
+        select(plan, steps=["1"])
     for wish in ({"only": ["nothing"]}, {"steps": ["9"]}, {"seeds": [5]}, {"only": ["width=huge"]}):
         with pytest.raises(UsageError):
             select(plan, **wish)  # type: ignore[arg-type]

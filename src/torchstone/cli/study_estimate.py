@@ -73,9 +73,9 @@ def _table(found: Estimate) -> RenderableType:
             escape(each.id),
             str(each.cells),
             f"{each.parameters:,}",
-            f"{each.memory_bytes / 2**30:.2f} GiB",
+            _size(each.memory_bytes),
             cache,
-            "" if each.tokens is None else f"{each.tokens:.3g}",
+            "" if each.tokens is None else _count(each.tokens),
             "" if each.flops is None else f"{each.flops:.3g}",
             "unknown" if each.seconds is None else _duration(each.seconds),
         )
@@ -86,6 +86,14 @@ def _table(found: Estimate) -> RenderableType:
     lines.append(Text("memory: weights, gradients and the optimizer's state; activations come on top"))
     lines.append(Text("energy: unknown, no run in the store has measured any"))
     return Group(table, *lines)
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:.1f} MiB" if num_bytes < 2**30 else f"{num_bytes / 2**30:.2f} GiB"
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number < 10**7 else f"{number:.3g}"
 
 
 def _duration(seconds: float) -> str:

@@ -218,6 +218,10 @@ def select(
     alternatives, axes are conditions. `steps` are ids of an ablation's steps.
     """
     study, cells = plan.study, list(plan.cells)
+    if steps and study.kind == "matrix":
+        raise UsageError(
+            f"the study {study.name} is a matrix and has no steps", next="--only ARM, or --only AXIS=VALUE"
+        )
     if steps:
         _require(steps, [each.id for each in plan.arms], "step", study)
         cells = [each for each in cells if each.arm in steps]
@@ -260,6 +264,6 @@ def _require(wishes: Iterable[str], known: Sequence[str], what: str, study: Stud
         if each not in known:
             raise UsageError(
                 f"the study {study.name} has no {what} {each!r}",
-                why=suggest(each, known),
+                why="" if what == "seed" else suggest(each, known),
                 next=f"it has: {', '.join(known)}" if known else f"it is of kind {study.kind}",
             )

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchstone.config.knobs import knobs_of
+from torchstone.config.resolve import resolve
 from torchstone.study.prove.claims import CLAIMS, FACETS, holds
-from torchstone.study.prove.twin import scale_of
+from torchstone.study.prove.twin import UPDATES, scale_of, sizes_of, twin_settings
 from torchstone.train.config import SECTIONS
 
 PAGE = Path(__file__).parents[2] / "docs" / "studies.md"
@@ -70,3 +71,22 @@ def test_sizes_that_differ_stay_different_and_widths_keep_their_ratio(arms: list
     for arm in arms:
         narrow = scale.sizes["model.d_ff", arm["model.d_ff"]]
         assert narrow * 768 == arm["model.d_ff"] * scale.sizes["model.d_model", 768]
+
+
+def test_intervals_of_optimizer_pruning_and_model_fit_into_the_life_of_a_twin() -> None:
+    base = resolve(SECTIONS, overrides=[("optim.name", "adamwspam")])
+    long = {
+        "optim.spam_interval": 1000,
+        "prune.method": "magnitude",
+        "prune.every": 50,
+        "model.mlp.name": "r-mlp",
+        "model.mlp.activation": "delayed",
+        "model.mlp.activation_steps": 75,
+    }
+    arm = base.with_values(long, "an arm")
+    sizes = sizes_of(arm, {})
+    twin = twin_settings(arm, sizes, scale_of([sizes], knobs_of(SECTIONS)), 5000)
+    small = {
+        key: twin.plain[key] for key in ("optim.spam_interval", "prune.every", "model.mlp.activation_steps")
+    }
+    assert all(0 < each < UPDATES for each in small.values()), small

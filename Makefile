@@ -130,6 +130,7 @@ bench: $(VENV)/.dev ## measure; prints ratios, writes JSON to bench/results
 	$(BIN)/python bench/drift.py
 	$(BIN)/python bench/optim.py
 	$(BIN)/python bench/attention.py
+	$(BIN)/python bench/export.py
 
 constraints: $(VENV)/.torch ## write the exact pins anew
 	$(BIN)/python constraints/refresh.py

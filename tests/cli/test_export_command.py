@@ -32,6 +32,8 @@ def test_a_run_is_exported_with_its_words_and_verified(torchstone: Typed, run: P
     again = torchstone("verify", bundle, "--json")
     jsonschema.validate(again.object, schema("torchstone.verify-bundle/1"))
     assert (again.code, again.object["verdict"]) == (0, "pass")
+    only = torchstone("verify", bundle, "--format", "safetensors", "--json").object
+    assert [each["name"] for each in only["formats"]] == ["safetensors"]
     assert answer.object["archive"] == str(run / "bundle.tar.zst")
     packed = torchstone("verify", run / "bundle.tar.zst", "--json")
     assert (packed.code, packed.object["verdict"]) == (0, "pass")

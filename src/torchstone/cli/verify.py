@@ -21,6 +21,9 @@ def verify(
             metavar="BUNDLE|CHECKPOINT|RUN", help="A bundle or its archive, a checkpoint, a run folder or id."
         ),
     ],
+    only: Annotated[
+        list[str] | None, typer.Option("--format", help="Of a bundle, run only this format; may be repeated.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
@@ -39,7 +42,9 @@ def verify(
 
     path = Path(target).expanduser()
     if is_bundle(path) or is_archive(path):
-        return _bundle(path, as_json, quiet)
+        return _bundle(path, only or [], as_json, quiet)
+    if only:
+        raise UsageError("--format has no effect here", why=f"{target} is no bundle")
     from torchstone.tracking.verify import verify as verified
 
     found = verified(run_or_checkpoint(target, "verify"))
@@ -58,11 +63,11 @@ def verify(
     return 0 if found.verdict == "pass" else 1
 
 
-def _bundle(path: Path, as_json: bool, quiet: bool) -> int:
+def _bundle(path: Path, only: list[str], as_json: bool, quiet: bool) -> int:
     from torchstone.export.verify import verify_bundle
     from torchstone.report.inert import inert
 
-    found = verify_bundle(path)
+    found = verify_bundle(path, only)
     if as_json:
         print_json(found)
         return 0 if found["verdict"] == "pass" else 1

@@ -83,7 +83,8 @@ def interface_of(adapter: Adapter) -> Interface:
     fixed = adapter.facts.recipe.length
     inputs = tuple(_axes(name, value, free=fixed is None) for name, value in batch.items())
     with torch.no_grad():
-        main = _evaluated(adapter)(**batch).main
+        output = _evaluated(adapter)(**batch)
+    main = output.main
     streams = {
         value.shape[1]: each.axes[1]
         for each, value in zip(inputs, batch.values(), strict=True)
@@ -93,7 +94,7 @@ def interface_of(adapter: Adapter) -> Interface:
     if main.dim() == 3 and isinstance(found := streams.get(main.shape[1]), str):
         axes[1] = found
     dtype = str(main.dtype).removeprefix("torch.")
-    name = "logits" if adapter(**batch).logits is not None else "output"
+    name = "logits" if output.logits is not None else "output"
     return Interface(inputs, Axes(name, dtype, tuple(axes)), adapter.facts.max_seq_len, fixed)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ def is_bundle(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
-def verify_bundle(path: Path) -> dict[str, Any]:
-    """The `torchstone.verify-bundle/1` object, of a bundle's folder or of its archive.
+def verify_bundle(path: Path, only: Sequence[str] = ()) -> dict[str, Any]:
+    """The `torchstone.verify-bundle/1` object, of a bundle's folder or of its archive; `only` names formats.
 
     Errors: ArchiveRefused and DataError, as `unpack`.
     """
@@ -28,7 +29,7 @@ def verify_bundle(path: Path) -> dict[str, Any]:
     began = time.monotonic()
     if is_archive(path):
         with tempfile.TemporaryDirectory(prefix="torchstone-bundle-") as place:
-            found = verify(unpack(path, Path(place) / "bundle")) | {"path": str(path)}
+            found = verify(unpack(path, Path(place) / "bundle"), only) | {"path": str(path)}
     else:
-        found = verify(path)
+        found = verify(path, only)
     return found | {"seconds": round(time.monotonic() - began, 3)}

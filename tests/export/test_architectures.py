@@ -1,0 +1,72 @@
+"""Models that must come through whole: every task, our zoo, a builder's export, library architectures.
+
+    pytest -m campaign tests/export/test_architectures.py       # docs/export.md has the table
+
+Without the marker one of each kind that is cheap is exported, as `.pt2`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from zoo.library import LIBRARY
+
+from torchstone.adapt.load import LoadedModel, load
+from torchstone.export.bundle import Bundle, export
+from torchstone.export.formats import chosen
+from torchstone.export.source import Source
+from torchstone.export.verify import verify_bundle
+
+HERE = Path(__file__).parents[2]
+OWN = ("zoo:gpt-nano", "zoo:lenet5", "zoo:resnet18", "zoo:vit-tiny", "examples/builder_export")
+THEIRS = (
+    *("gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gpt-neox", "opt", "bloom", "phi", "olmo2"),
+    *("bert-mlm", "bert", "bert-cls", "bert-token-cls", "roberta-mlm", "distilbert", "electra", "albert"),
+    *("gpt2-cls", "t5", "bart", "marian", "vit", "deit", "dinov2", "torch-encoder", "torch-transformer"),
+)
+
+
+def model(name: str) -> LoadedModel:
+    if name in OWN:
+        return load(name if name.startswith("zoo:") else str(HERE / name))
+    record = next(each for each in LIBRARY if each.name == name)
+    return load(record.build(), task=record.task)
+
+
+def told(made: Bundle) -> list[str]:
+    return [f"{each.name}: {each.what}: {each.why}" for each in made.formats if each.status == "fail"]
+
+
+def note(name: str, made: Bundle) -> None:
+    """A line per model for the table, where `EXPORT_TABLE` names a file."""
+    if path := os.environ.get("EXPORT_TABLE"):
+        row = {each.name: each.proof.get("max_abs") for each in made.formats}
+        with Path(path).open("a") as file:
+            file.write(json.dumps({"model": name, "task": made.manifest["model"]["task"], **row}) + "\n")
+
+
+def test_the_campaign_is_wide_enough() -> None:
+    assert len(OWN) + len(THEIRS) >= 25
+    assert len([each for each in THEIRS if not each.startswith("torch-")]) >= 15
+    assert set(THEIRS) <= {each.name for each in LIBRARY}
+
+
+@pytest.mark.timeout(400)
+def test_a_pair_of_sequences_goes_through(tmp_path: Path) -> None:
+    made = export(Source(model("torch-transformer")), tmp_path / "out", chosen("pt2"))
+    assert not told(made)
+    names = [each["name"] for each in made.manifest["inputs"]]
+    assert "decoder_input_ids" in names
+    assert made.manifest["inputs"][names.index("decoder_input_ids")]["axes"] == ["batch", "target_sequence"]
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("name", [*OWN, *THEIRS])
+def test_a_good_model_goes_through_in_every_format(tmp_path: Path, name: str) -> None:
+    made = export(Source(model(name)), tmp_path / "out", chosen("safetensors,pt2,onnx"))
+    note(name, made)
+    assert not told(made)
+    assert verify_bundle(tmp_path / "out")["verdict"] == "pass"

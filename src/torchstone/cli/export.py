@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from torchstone.export.formats import Format
     from torchstone.export.source import Source
 
+GRAPHS = ("pt2", "onnx")
+"""Formats that carry their own sizes."""
+
 
 def export(
     target: Target = None,
@@ -40,6 +43,12 @@ def export(
     tokenizer: TokenizerFile = None,
     task: Annotated[str | None, typer.Option("--task", help="The task, where the guess is wrong.")] = None,
     trust: Trust = None,
+    shrink: Annotated[
+        bool,
+        typer.Option(
+            "--shrink", help="Take out heads and channels that pruning made zero; pt2 and onnx only."
+        ),
+    ] = False,
     list_formats: Annotated[bool, typer.Option("--list", help="List the formats.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be written; write nothing.")
@@ -68,10 +77,17 @@ def export(
     if target is None:
         raise UsageError("which model?", next="torchstone export RUN|TARGET --out DIR")
     if capsule:
-        if formats or archive:
-            raise UsageError(f"{'--formats' if formats else '--archive'} has no effect on --capsule")
+        for flag, given in (("--formats", formats), ("--archive", archive), ("--shrink", shrink)):
+            if given:
+                raise UsageError(f"{flag} has no effect on --capsule")
         return _capsule(target, out, dry_run, yes, as_json)
     wanted = chosen(formats or DEFAULT)
+    if shrink and any(each.name not in GRAPHS for each in wanted):
+        raise UsageError(
+            f"--shrink goes with {' and '.join(GRAPHS)}",
+            why="the configuration of other formats builds the model at the sizes it had",
+            next=f"torchstone export {target} --shrink --formats {','.join(GRAPHS)}",
+        )
     place = out or _default_place(target)
     from torchstone.export.archive import pack
     from torchstone.export.bundle import export as exported
@@ -84,6 +100,8 @@ def export(
         require_writer(each)
     with redirect_stdout(sys.stderr):  # what a model prints is not our result
         source = open_source(target, task=task, tokenizer=tokenizer, trust=trust, seed=seed)
+        if shrink:
+            source.shrink()
         if not dry_run:
             made = exported(source, place, wanted, replace=yes)
             if packed is not None:

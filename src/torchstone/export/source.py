@@ -41,6 +41,18 @@ class Source:
     def module(self) -> Any:
         return self.model.module
 
+    def shrink(self) -> None:
+        """Take out heads and channels that pruning made zero; before anything is made of the model."""
+        from torchstone.adapt.shrunk import shrunk
+
+        self.model, small = shrunk(self.model)
+        before, after = small.parameters
+        what = f"{sum(small.removed.values()):,} heads and channels of zeros are left out"
+        self.notes.append(
+            f"{what}: {after:,} of {before:,} parameters, answers apart by {small.difference:.1g}"
+        )
+        self.notes += [f"zeros stay in {layer}: {why}" for layer, why in small.kept.items()]
+
     @cached_property
     def interface(self) -> Interface:
         """Names and axes of what goes in and comes out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from study.study_texts import ABLATION, write
 
 from torchstone.study.estimate import estimate
@@ -51,10 +52,27 @@ def test_time_comes_from_runs_that_are_alike(tmp_path: Path) -> None:
         for number, speed in enumerate((100.0, 200.0, 300.0)):
             keep_run(store, f"alike-{number}", plan, "0", speed, cpu_model())
         keep_run(store, "elsewhere", plan, "0", 9000.0, "another device")
-        zero, one = estimate(plan, store).arms
+        found = estimate(plan, store)
+    zero, one = found.arms
     assert zero.seconds == 60 * 8 * 32 / 200.0
     assert "median of 3 runs" in zero.basis
-    assert one.seconds is None
+    assert one.seconds is not None and one.flops is not None and zero.flops is not None
+    assert one.seconds == pytest.approx(zero.seconds * one.flops / zero.flops), "another model, by its FLOPs"
+    assert "GFLOP/s, as of 0" in one.basis
+    assert zero.energy_joules is None and found.energy_joules is None, "nobody had a meter"
+
+
+def test_energy_comes_from_sessions_that_had_a_meter(tmp_path: Path) -> None:
+    plan = planned(tmp_path)
+    with Store.open(tmp_path / "store.db") as store:
+        keep_run(store, "alike", plan, "0", 100.0, cpu_model())
+        for joules, tokens in ((10.0, 100), (50.0, 500), (3.0, 0)):
+            store.add_event(
+                "alike", "energy", {"joules": {"package-0": joules, "GPU-1": joules}, "tokens": tokens}
+            )
+        zero, one = estimate(plan, store).arms
+    assert zero.energy_joules == pytest.approx(60 * 8 * 32 * 0.2)
+    assert one.energy_joules is None
 
 
 IMAGES = """\

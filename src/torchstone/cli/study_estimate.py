@@ -84,7 +84,14 @@ def _table(found: Estimate) -> RenderableType:
     if found.seconds is not None:
         lines.append(Text(f"all cells, one after the other: {_duration(found.seconds)}"))
     lines.append(Text("memory: weights, gradients and the optimizer's state; activations come on top"))
-    lines.append(Text("energy: unknown, no run in the store has measured any"))
+    energy = found.energy_joules
+    lines.append(
+        Text("energy: unknown, because not every arm has a run like it that had a meter (RAPL, NVML)")
+        if energy is None
+        else Text(
+            f"energy of all cells: {energy / 3.6e6:.3g} kWh ({energy:,.0f} J), by the meters of such runs"
+        )
+    )
     return Group(table, *lines)
 
 

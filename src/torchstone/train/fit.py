@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ from torchstone._seeds import preserved_rng
 from torchstone.adapt.lora import num_parameters
 from torchstone.config.resolve import Resolved
 from torchstone.tracking.checkpoint import WEIGHTS, Checkpoint, open_checkpoint, untie
+from torchstone.tracking.energy import KIND as ENERGY
+from torchstone.tracking.energy import read_meters, spent
 from torchstone.tracking.environment import snapshot
 from torchstone.tracking.partial import KEPT, part_of
 from torchstone.tracking.run_folder import RunFolder
@@ -79,6 +81,7 @@ def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[obj
                 engine, writer = assemble(
                     subject, config, place, folder, store, found, Hooks((*hooks, *subject.hooks)), watch
                 )
+                meters, tokens = read_meters(_gpu_of(subject)), engine.progress.tokens
                 try:
                     with memory_told(), _prepared(engine, subject, config, folder, record):
                         ending = engine.run()
@@ -87,6 +90,7 @@ def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[obj
                     _note_failure(engine, folder, store, error)
                     raise
             rows = writer.close()
+            joules = spent(meters, read_meters(_gpu_of(subject)))
             model_path = (
                 _save_trained(engine, folder, subject.model.get(KEPT))
                 if ending.status == "completed"
@@ -99,7 +103,7 @@ def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[obj
             if not rows.complete:
                 result.warnings.append(f"{rows.lost + rows.spilled} metric rows are not in the store")
             write_json(folder.path / REPORT, result.to_dict())
-            _close_row(store, folder, ending.status, result)
+            _close_row(store, folder, ending.status, result, joules, engine.progress.tokens - tokens)
             if config.tracking.dashboard:
                 _draw(store, folder, result)
             # Last: a run killed before this line is resumed, and does again what is above it.
@@ -135,9 +139,18 @@ def _known_to_main() -> tuple[Path, Checkpoint | None]:
     raise AssertionError("asked of a rank that is not the main one")
 
 
-def _close_row(store: Store, folder: RunFolder, status: str, result: TrainResult) -> None:
+def _close_row(
+    store: Store,
+    folder: RunFolder,
+    status: str,
+    result: TrainResult,
+    joules: Mapping[str, float],
+    tokens: int,
+) -> None:
     """The end in the store. A finished run does not die because its store is gone or busy."""
     try:
+        if joules:
+            store.add_event(folder.run_id, ENERGY, {"joules": dict(joules), "tokens": tokens})
         store.finish_run(folder.run_id, status, _summary(result))
     except (OSError, TorchstoneError) as error:
         log.warning("the end of the run is not in the store: %s", error)
@@ -179,6 +192,13 @@ def _record_start(
     folder.set_status("running")
     store.start_run(folder.run_id, name=folder.name, kind="train", run_dir=folder.path, config=config.plain)
     return environment
+
+
+def _gpu_of(subject: Subject) -> str | None:
+    """The uuid by which the driver knows the device."""
+    if subject.device.type != "cuda":
+        return None
+    return f"GPU-{torch.cuda.get_device_properties(subject.device).uuid}"
 
 
 def _record_facts(store: Store, folder: RunFolder, environment: dict[str, Any], *session: Any) -> None:

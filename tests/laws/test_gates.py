@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from laws.mechanisms import CASES, Case, shared, tiny
+from laws.mechanisms import CASES, Case, shared
 from torch import nn
 
 from torchstone.nn.gates import Gates, gate_metrics, gates_of
@@ -29,7 +29,7 @@ def learned_scalars(model: GPT) -> list[tuple[str, nn.Parameter]]:
 @pytest.mark.parametrize("case", CASES, ids=[f"{each.section}-{each.label}" for each in CASES])
 @torch.no_grad()
 def test_every_learned_scalar_moves_a_gate(case: Case) -> None:
-    model = tiny(case)
+    model = shared(case)  # every scalar is put back
     before = gates_of(model)
     assert all(each.isfinite().all() and each.shape in ((), (4,)) for each in before.values())
     for name, each in learned_scalars(model):

@@ -57,8 +57,8 @@ class Circuit:
 
     @property
     def faithfulness(self) -> float:
-        """How much of what the keys and values are good for is left: 1 all, 0 nothing; NaN if they are good
-        for nothing. (loss_closed - loss) / (loss_closed - loss_whole)."""
+        """(loss_closed - loss) / (loss_closed - loss_whole): 1 is all that keys and values are good for, 0
+        nothing, above 1 where what was closed did harm; NaN if they are good for nothing."""
         worth = self.loss_closed - self.loss_whole
         return (self.loss_closed - self.loss) / worth if worth else math.nan
 

@@ -57,8 +57,8 @@ WAYS: dict[str, dict[str, Any]] = {
 LONGEST = {
     "kv-pruned": 2048,
     "kv-learned": 2048,
-    "kv-v-only": 2048,
-    "kv-reused": 2048,
+    "kv-v-only": 1024,
+    "kv-reused": 1024,
     "ra-ct-max": 4096,
     "ra-ct-topk": 4096,
 }

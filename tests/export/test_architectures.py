@@ -27,6 +27,7 @@ THEIRS = (
     *("bert-mlm", "bert", "bert-cls", "bert-token-cls", "roberta-mlm", "distilbert", "electra", "albert"),
     *("gpt2-cls", "t5", "bart", "marian", "vit", "deit", "dinov2", "torch-encoder", "torch-transformer"),
 )
+CACHED = ("zoo:gpt-nano", "gpt2", "llama", "qwen2")
 
 
 def model(name: str) -> LoadedModel:
@@ -70,3 +71,11 @@ def test_a_good_model_goes_through_in_every_format(tmp_path: Path, name: str) ->
     note(name, made)
     assert not told(made)
     assert verify_bundle(tmp_path / "out")["verdict"] == "pass"
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("name", CACHED)
+def test_decoding_with_the_cache_gives_the_same_logits(tmp_path: Path, name: str) -> None:
+    made = export(Source(model(name)), tmp_path / "out", chosen("pt2-cache,onnx-cache"))
+    note(f"{name} with its cache", made)
+    assert not told(made)

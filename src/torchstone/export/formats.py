@@ -92,6 +92,20 @@ for _each in (
         precision="int8",
     ),
     Format(
+        "pt2-cache",
+        "two programs that decode with the model's cache: the prompt, the next token",
+        "torchstone.export.cached:write_pt2",
+        runtime="torch",
+    ),
+    Format(
+        "onnx-cache",
+        "the same in ONNX",
+        "torchstone.export.cached:write_onnx",
+        extra="onnx",
+        packages=_ONNX,
+        runtime="onnx",
+    ),
+    Format(
         "torchscript",
         "a traced TorchScript program",
         "torchstone.export.legacy:write_torchscript",

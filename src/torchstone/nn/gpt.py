@@ -327,7 +327,7 @@ class GPT(nn.Module):
         return AttentionContext(
             mask=mask,
             # A single query behind a cache may see every key: there is nothing to hide from it.
-            is_causal=num_cached == 0,
+            is_causal=not num_cached,
             rotary=rotary,
             keep_cache=use_cache,
             keep_weights=self.keep_weights,

@@ -19,12 +19,11 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from torchstone._errors import DataError
 from torchstone._seeds import preserved_rng, torch_rng_state
@@ -33,6 +32,7 @@ from torchstone.train.average import WeightAverage
 from torchstone.train.constraint import FREE, Constraint
 from torchstone.train.health import LayerHealth
 from torchstone.train.hooks import EpochInfo, EvalInfo, Hooks, StepInfo
+from torchstone.train.loop_parts import Batches, Ending, EngineObjective, Probe, Stop, Taken
 from torchstone.train.memory import memory_told
 from torchstone.train.nonfinite import NonFinite, Policy, all_finite, diagnose
 from torchstone.train.progress import Pace, Progress
@@ -40,60 +40,13 @@ from torchstone.train.ranks import IN_PLACE, Spread
 from torchstone.train.saving import Keeping
 from torchstone.train.signals import TRY_AGAIN, SignalWatch, exit_code_of
 from torchstone.train.snapshot import restore_snapshot
-from torchstone.train.step import Micro, Objective, Recipe, StepOutcome, nothing_to_learn, train_step
+from torchstone.train.step import Micro, Recipe, nothing_to_learn, train_step
 from torchstone.train.update import DeviceUpdate, clip_factor
-from torchstone.train.validation import Measuring, validate
+from torchstone.train.validation import validate
 
 log = logging.getLogger(__name__)
 OUT_OF_TIME = 1
 """Less than any signal that is watched, so that a signal goes before the clock."""
-
-
-class EngineObjective(Objective, Measuring, Protocol):
-    """What is minimised in training and measured in validation."""
-
-
-class Batches(Protocol):
-    """One iteration is the rest of one epoch; each state resumes right after its batch."""
-
-    def __iter__(self) -> Iterator[tuple[Micro, dict[str, Any]]]: ...
-    def __len__(self) -> int: ...
-    def state(self) -> dict[str, Any]: ...
-    def load_state(self, state: dict[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ending:
-    """How a run left the loop. `failed` has no ending: it raises."""
-
-    status: str
-    """completed or interrupted."""
-    reason: str
-    exit_code: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """A step that was taken and not yet looked at."""
-
-    step: int
-    window: list[Micro]
-    rng: dict[str, Tensor]
-    """Generators of torch as the step found them."""
-    outcome: StepOutcome
-    learning_rate: float
-    loader_state: dict[str, Any]
-
-
-Probe = Callable[[], dict[str, float]]
-"""Measures the model at each validation, for a row of metrics, and changes nothing."""
-
-
-class Stop(Exception):
-    """The way out of the loop when a signal or the clock asks for it."""
-
-    def __init__(self, ending: Ending) -> None:
-        self.ending = ending
 
 
 class Engine:

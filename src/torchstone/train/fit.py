@@ -35,10 +35,11 @@ from torchstone.tracking.tensor_file import write_tensors
 from torchstone.train.assembly import assemble, follow, refuse_without_effect
 from torchstone.train.auto import left_open
 from torchstone.train.compiling import compiled
-from torchstone.train.engine import Ending, Engine
+from torchstone.train.engine import Engine
 from torchstone.train.facts import KIND, run_facts
 from torchstone.train.hooks import EndInfo, Hooks, StartInfo
 from torchstone.train.levers import Choice, choose, format_of, pulled
+from torchstone.train.loop_parts import Ending
 from torchstone.train.losses import LOSSES
 from torchstone.train.memory import memory_told
 from torchstone.train.place import REPORT, Place, choose_checkpoint

@@ -26,7 +26,7 @@ from torchstone.train.objective import ModelObjective, Prepared
 from torchstone.train.precision import autocast_of
 
 if TYPE_CHECKING:
-    from torchstone.train.engine import Taken
+    from torchstone.train.loop_parts import Taken
 
 SCHEMA = "torchstone.incident/1"
 FOLDER = "incidents"

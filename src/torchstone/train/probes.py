@@ -19,7 +19,7 @@ from torchstone.config.resolve import Resolved
 from torchstone.nn.attention.look import HeadLook
 from torchstone.nn.gates import gate_metrics
 from torchstone.nn.gpt import GPT
-from torchstone.train.engine import Probe
+from torchstone.train.loop_parts import Probe
 from torchstone.train.objective import ModelObjective, validation_batches
 from torchstone.train.precision import autocast_of
 from torchstone.train.ranks import Spread

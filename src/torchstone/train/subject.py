@@ -12,7 +12,7 @@ from torch import nn
 
 from torchstone.data.task import TaskSpec
 from torchstone.data.token_bytes import TokenBytes
-from torchstone.train.engine import Batches
+from torchstone.train.loop_parts import Batches
 from torchstone.train.losses import Batch, SpecialIds
 from torchstone.train.ranks import ALONE, Ranks
 

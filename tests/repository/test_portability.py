@@ -16,6 +16,7 @@ NAMES_OF_PATHS = {"adapt/watch.py"}
 """A list of what a stranger may read; nothing of it is opened here."""
 ASKED_BEFORE = {
     ("tracking/environment.py", "/proc/cpuinfo"),  # is_file() first
+    ("tracking/energy.py", "/sys/class/powercap"),  # a glob of what is not there is empty
 }
 BESIDE_THE_HOST = {
     ("train/snapshot.py", "pin_memory"),  # of a tensor on CUDA

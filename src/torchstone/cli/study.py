@@ -61,7 +61,7 @@ def list_(as_json: Json = False, quiet: Quiet = False) -> None:
     if as_json:
         print_json({"schema": "torchstone.study-list/1", "studies": found})
         return
-    width = max((len(each["name"]) for each in found), default=0)
+    width = max((len(str(each["name"])) for each in found), default=0)
     for each in found:
         print(each["name"] if quiet else f"{each['name']:<{width}}  {each['kind']:<9} {each['describe']}")
 

@@ -83,7 +83,7 @@ class ViT(nn.Module):
     def forward(self, pixel_values: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B classes"]:
         require_images(pixel_values, self.config.num_channels, self.config.image_size)
         tokens = self.patches(pixel_values).flatten(2).transpose(1, 2)
-        x = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        x = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         x = self.blocks(self.dropout(x + self.position_embedding))
         return self.classifier(self.final_norm(x[:, 0]))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from zoo.library import LIBRARY
 
+from torchstone._errors import ModelError
 from torchstone.adapt.load import LoadedModel, load
 from torchstone.export.bundle import Bundle, export
 from torchstone.export.formats import chosen
@@ -56,12 +57,12 @@ def test_the_campaign_is_wide_enough() -> None:
 
 
 @pytest.mark.timeout(400)
-def test_a_pair_of_sequences_goes_through(tmp_path: Path) -> None:
-    made = export(Source(model("torch-transformer")), tmp_path / "out", chosen("pt2"))
-    assert not told(made)
-    names = [each["name"] for each in made.manifest["inputs"]]
-    assert "decoder_input_ids" in names
-    assert made.manifest["inputs"][names.index("decoder_input_ids")]["axes"] == ["batch", "target_sequence"]
+def test_a_graph_that_holds_a_length_fast_is_refused(tmp_path: Path) -> None:
+    """Cross-attention of torch's own pair keeps the example's length: the proof says which guard failed."""
+    with pytest.raises(ModelError, match="no format could be exported") as refused:
+        export(Source(model("torch-transformer")), tmp_path / "out", chosen("pt2"))
+    assert "Guard failed" in refused.value.why
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.campaign

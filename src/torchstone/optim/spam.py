@@ -45,6 +45,8 @@ class ResettingAdamW(torch.optim.AdamW):
 
     state: Any
     """By parameter, and under `ALL`."""
+    rate_taken: float
+    """Learning rate of the last step in the first group, its own warm-up included."""
 
     def __init__(self, params: Any, *, theta: float, interval: int, warmup: int, **arguments: Any) -> None:
         super().__init__(params, **arguments)
@@ -105,6 +107,7 @@ class ResettingAdamW(torch.optim.AdamW):
         rates = [group["lr"] for group in self.param_groups]
         for group, rate in zip(self.param_groups, rates, strict=True):
             group["lr"] = rate * self._warm()
+        self.rate_taken = float(self.param_groups[0]["lr"])
         bare_step(self, torch.optim.AdamW)
         for group, rate in zip(self.param_groups, rates, strict=True):
             group["lr"] = rate

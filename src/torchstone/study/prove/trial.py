@@ -350,8 +350,8 @@ class _Spy:
         engine.log_row = self._note
 
     def _note_rate(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        # An optimizer inside another's step is heard first, with the rate that was really taken.
-        self._rates.append(float(optimizer.param_groups[0]["lr"]))
+        # An optimizer that warms up by itself has put the schedule's rate back by now.
+        self._rates.append(float(getattr(optimizer, "rate_taken", optimizer.param_groups[0]["lr"])))
 
     def _note(self, step: int, row: Mapping[str, float]) -> None:
         if "train/loss" not in row:

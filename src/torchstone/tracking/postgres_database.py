@@ -44,7 +44,11 @@ def open_postgres(address: str, *, readonly: bool, patience_s: float) -> Postgre
         return migrations.version(connection)
 
     try:
-        version = database.read(found)
+        try:
+            version = database.read(found)
+        except UsageError:
+            # Between two looks another process may have made the tables; behind its lock they are all there.
+            version = database.read(found) if readonly else database.write(found, about="schema")
         if readonly and not version:
             raise UsageError(
                 "there is no store here yet",

@@ -63,6 +63,13 @@ def _rebuild(kind: type[TorchstoneError], fields: dict[str, str]) -> TorchstoneE
     return kind(fields["what"], where=fields["where"], why=fields["why"], next=fields["next"])
 
 
+def in_one_line(error: BaseException, limit: int = 300) -> str:
+    """`Type: first line of the message`, for a table or the `why` of another error; messages may be empty."""
+    text = (error.what if isinstance(error, TorchstoneError) else str(error)).strip()
+    name = type(error).__name__
+    return f"{name}: {text.splitlines()[0]}"[:limit] if text else name
+
+
 class UsageError(TorchstoneError, ValueError):
     """A wrong flag, an unknown name, a combination that cannot be."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchstone._errors import TorchstoneError
+from torchstone._errors import TorchstoneError, in_one_line
 from torchstone._seeds import preserved_rng, seed_everything
 from torchstone.checks.context import Context
 from torchstone.checks.given import GivenExamples, named_inputs
@@ -174,7 +174,7 @@ def _keep(report: CheckReport, config: CheckJob) -> None:
             store.add_checks(run_id, report.to_dict())
             store.finish_run(run_id, "completed", {"verdict": report.verdict})
     except (OSError, TorchstoneError) as error:
-        log.warning("the report was not stored: %s", _one_line(error))
+        log.warning("the report was not stored: %s", in_one_line(error))
 
 
 def _json_arguments(config: CheckJob) -> dict[str, Any]:
@@ -245,8 +245,8 @@ def _run_one(each: Check, context: Context) -> CheckResult:
     except Exception as error:
         log.debug("check %s raised", each.name, exc_info=True)
         result = CheckResult(
-            id=each.name, tier=each.tier, status="error", summary=f"could not finish: {_one_line(error)}",
-            why=_one_line(error), hint=getattr(error, "next", None) or None,
+            id=each.name, tier=each.tier, status="error", summary=f"could not finish: {in_one_line(error)}",
+            why=in_one_line(error), hint=getattr(error, "next", None) or None,
         )  # fmt: skip
     finally:
         context.kept.restore()
@@ -291,9 +291,3 @@ def _describe(adapter: Any, context: Context) -> dict[str, Any]:
 
 def _names(names: Sequence[str] | str | None) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names or ())
-
-
-def _one_line(error: BaseException) -> str:
-    text = error.what if isinstance(error, TorchstoneError) else str(error)
-    first = text.strip().splitlines()[0] if text.strip() else ""
-    return f"{type(error).__name__}: {first}"[:300]

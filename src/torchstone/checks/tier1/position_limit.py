@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from torchstone._errors import in_one_line
 from torchstone.adapt.facts import LENGTH_WORDS
 from torchstone.checks.probe import Probe
 from torchstone.checks.registry import CHECKS, Check
@@ -151,7 +152,7 @@ def _try(context: Context, probe: Probe, length: int) -> tuple[bool, str, dict[s
     except _REFUSALS as error:
         return (
             False,
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120] if str(error) else ''}",
+            in_one_line(error),
             {},
         )
     if not bool(torch.isfinite(main).all()):

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 
+from torchstone._errors import in_one_line
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.tier1.backward import apart, backward, small_step
 from torchstone.checks.tier1.drawn import looks_drawn
@@ -54,7 +55,7 @@ def save_load(context: Context) -> CheckResult:
             save_model(module, str(path))
         except (RuntimeError, ValueError, TypeError) as error:
             return context.failed(
-                f"the weights cannot be written as safetensors: {_line(error)}",
+                f"the weights cannot be written as safetensors: {in_one_line(error)}",
                 measured=1.0,
                 limit=0.0,
                 unit="files",
@@ -68,7 +69,7 @@ def save_load(context: Context) -> CheckResult:
             lacking, surplus = load_model(module, str(path), strict=False)
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
             return context.failed(
-                f"the saved weights cannot be read back: {_line(error)}",
+                f"the saved weights cannot be read back: {in_one_line(error)}",
                 measured=1.0,
                 limit=0.0,
                 unit="files",
@@ -152,11 +153,6 @@ def _culprit(context: Context) -> str | None:
         if each.kind in ("module", "parameter") or any(looks_drawn(value) for value in each.tensors()):
             return each.holder
     return None
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
 
 
 CHECKS.add(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchstone._errors import ModelError, TorchstoneError
+from torchstone._errors import ModelError, TorchstoneError, in_one_line
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.tier1.finite import first_bad_module, not_numbers
 from torchstone.checks.tier1.settled import settle
@@ -114,7 +114,7 @@ def _probe(context: Context, case: Case) -> dict[str, Any]:
         kind = "refused" if is_refusal(error) else "fail"
         return {
             "status": kind,
-            "problem": f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}",
+            "problem": in_one_line(error),
         }
     main = output.main
     row: dict[str, Any] = {"output": list(main.shape), "status": "pass"}

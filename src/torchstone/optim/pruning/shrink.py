@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchstone._errors import ModelError
+from torchstone._errors import ModelError, in_one_line
 from torchstone._optional import require
 from torchstone.optim.pruning.targets import head_units
 
@@ -78,7 +78,7 @@ def _compared(module: nn.Module, small: nn.Module, answer: Callable[[nn.Module],
         except Exception as error:
             raise ModelError(
                 f"{type(module).__name__} cannot be made smaller: without its zeros it no longer runs",
-                why=f"its code has sizes of its own ({type(error).__name__}: {str(error).splitlines()[0]})",
+                why=f"its code has sizes of its own ({in_one_line(error)})",
             ) from error
     apart = float((before - after).abs().max()) if before.shape == after.shape else float("inf")
     if not apart <= ROUNDINGS * torch.finfo(before.dtype).eps * max(1.0, float(before.abs().max())):

@@ -12,17 +12,18 @@ proves itself: its answer must be that of the untouched model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchstone._errors import ModelError
+from torchstone.train.running import running
 
 if TYPE_CHECKING:
     from torchstone.checks.context import Batch, Context
@@ -54,8 +55,7 @@ def read_attention(context: Context, batch: Batch) -> list[AttentionMap]:
     ModelError where the answer of the pass is not that of the model, so that nothing is proven.
     """
     plain = context.main(batch)
-    reader = _Reader(_rows(batch))
-    with _calling(context.module, reader.stack), _written_out(), reader:
+    with running(context.module) as path, _written_out(), _Reader(_rows(batch), path) as reader:
         shadow = context.main(batch)
     scale = max(float(plain.abs().max()), 1e-30)
     apart = float((plain - shadow).abs().max()) / scale
@@ -77,11 +77,11 @@ class _Reader(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, path: Sequence[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.rows = rows
         self.maps: list[AttentionMap] = []
-        self.stack: list[str] = []
+        self.path = path
         self._weights: dict[int, Tensor] = {}
         """Address of storage -> a tensor on it, which is held so that the address is not given away again."""
 
@@ -133,7 +133,7 @@ class _Reader(TorchDispatchMode):
         held = flat.reshape(self.rows, -1, queries, keys).float().cpu().clone()
         if bool((held < 0).any()):
             return  # a gate's softmax times what it gates
-        self.maps.append(AttentionMap(self.stack[-1] if self.stack else "", held))
+        self.maps.append(AttentionMap(self.path[-1] if self.path else "", held))
 
 
 @contextmanager
@@ -151,22 +151,3 @@ def _written_out() -> Iterator[None]:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = compiled
-
-
-@contextmanager
-def _calling(module: nn.Module, stack: list[str]) -> Iterator[None]:
-    """Names of the modules that are running, the innermost last."""
-    handles = []
-    for name, each in module.named_modules():
-        handles.append(each.register_forward_pre_hook(lambda *_, name=name: stack.append(name)))
-        handles.append(each.register_forward_hook(lambda *_: _left(stack), always_call=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        stack.clear()
-
-
-def _left(stack: list[str]) -> None:
-    stack.pop()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from torchstone.train.engine import windows
 from torchstone.train.objective import PreparedBatches
 from torchstone.train.precision import autocast_of, numerics
 from torchstone.train.run import TrainJob, prepare, settled
+from torchstone.train.running import running
 from torchstone.train.step import Recipe, train_step
 from torchstone.train.subject import Subject
 
@@ -141,25 +143,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.step = step
         self.traces: list[Trace] = []
         self._path: list[str] = []
-        self._handles: list[Any] = []
+        self._hooks = ExitStack()
 
     def __enter__(self) -> _Recorder:
-        for name, each in self.module.named_modules():
-            if name:
-                self._handles.append(
-                    each.register_forward_pre_hook(lambda *_, name=name: self._path.append(name))
-                )
-                self._handles.append(each.register_forward_hook(self._leave, always_call=True))
+        self._path = self._hooks.enter_context(running(self.module))
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        for handle in self._handles:
-            handle.remove()
-
-    def _leave(self, *_: Any) -> None:
-        self._path.pop()
+        self._hooks.close()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

@@ -87,7 +87,6 @@ def attention_patterns(context: Context) -> CheckResult:
             "no softmax over keys multiplies values: there is no softmax attention to read"
         )
     patterns = [pattern_of(each) for each in maps]
-    context.cache["attention"] = patterns
     details: dict[str, Any] = {
         "num_layers": len(patterns),
         "collapsed_layers": [place for place, each in enumerate(patterns) if each.collapsed],

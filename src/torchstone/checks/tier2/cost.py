@@ -10,6 +10,7 @@ import logging
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from torchstone._errors import in_one_line
 from torchstone.adapt.cache import asking, cache_argument, cache_of
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.train.meter import LiveTensors, existing_tensors
@@ -54,7 +56,6 @@ def measured(context: Context, batch: Batch) -> PassCost:
 
 def forecast(context: Context, batch: Batch) -> PassCost:
     """The same from shapes alone. Raises what torch raises where the model's work depends on values."""
-    logging.getLogger("torch._subclasses.fake_tensor").disabled = True  # the caller tells it, in one line
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     shapes = {
         name: fake.from_tensor(each) if isinstance(each, Tensor) else each for name, each in batch.items()
@@ -62,6 +63,7 @@ def forecast(context: Context, batch: Batch) -> PassCost:
     weights = [fake.from_tensor(each) for each in (*context.module.parameters(), *context.module.buffers())]
     inputs = [each for each in shapes.values() if isinstance(each, Tensor)]
     with (
+        _unlogged(),
         torch.no_grad(),
         fake,
         FlopCounterMode(display=False) as flops,
@@ -69,6 +71,18 @@ def forecast(context: Context, batch: Batch) -> PassCost:
     ):
         context.adapter(**shapes)
     return _cost(context, batch, flops, live)
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Without torch's own page on what has no form for shapes alone; the check tells it in one line."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before = log.disabled
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _cost(context: Context, batch: Batch, flops: FlopCounterMode, live: LiveTensors) -> PassCost:
@@ -134,7 +148,7 @@ def cost(context: Context) -> CheckResult:
         same = forecast(context, batch)
         larger = [forecast(context, each) for each in _larger(context)]
     except Exception as error:  # whatever torch or the model raises on shapes without data
-        details["forecast_why_not"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+        details["forecast_why_not"] = in_one_line(error)
         return context.warned(
             f"{words}; no forecast: {details['forecast_why_not']}",
             hint="what depends on values, or has no form for shapes alone, has to be measured",

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,3 +93,30 @@ def sha256(path: Path) -> str:
 
 def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def inventory(path: Path) -> dict[str, dict[str, Any]]:
+    """`{"name": {"bytes", "sha256"}}` of every file below a folder, or of the one file, by name."""
+    path = Path(path)
+    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    return {
+        each.relative_to(path if path.is_dir() else path.parent).as_posix(): {
+            "bytes": each.stat().st_size,
+            "sha256": sha256(each),
+        }
+        for each in files
+    }
+
+
+def altered(path: Path, expected: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What differs from an earlier `inventory`, a sentence for each file; files that came later do not."""
+    path, problems = Path(path), []
+    for name, was in expected.items():
+        file = path / name if path.is_dir() else path
+        if not file.is_file():
+            problems.append(f"{name} is missing")
+        elif (found := file.stat().st_size) != was["bytes"]:
+            problems.append(f"{name} has {found} bytes instead of {was['bytes']}")
+        elif sha256(file) != was["sha256"]:
+            problems.append(f"{name} has other content")
+    return problems

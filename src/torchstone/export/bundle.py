@@ -152,11 +152,8 @@ def require_writer(format: Format) -> None:
 
 def seal(folder: Path, manifest: dict[str, Any]) -> None:
     """Every file by size and hash, then the seal over all of it; written last."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    manifest["files"] = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _files.sha256(path)}
-        for path in paths
-    }
+    (folder / MANIFEST).unlink(missing_ok=True)  # it cannot hold its own hash
+    manifest["files"] = _files.inventory(folder)
     manifest[proof.SEAL] = proof.seal_of(manifest)
     _files.write_json(folder / MANIFEST, manifest)
 

@@ -173,9 +173,4 @@ def _put(run_dir: Path, folder: Path, names: tuple[str, ...]) -> None:
 
 def _seal(folder: Path) -> None:
     (folder / MANIFEST).unlink(missing_ok=True)
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _files.sha256(path)}
-        for path in paths
-    }
-    _files.write_json(folder / MANIFEST, {"schema": SCHEMA, "files": files})
+    _files.write_json(folder / MANIFEST, {"schema": SCHEMA, "files": _files.inventory(folder)})

@@ -24,6 +24,7 @@ from torchstone.cli import (
     generate,
     publish,
     recover,
+    registry,
     reproduce,
     runs,
     study_estimate,
@@ -58,6 +59,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 app.add_typer(runs.app, name="runs")
+app.add_typer(registry.app, name="registry")
 app.add_typer(study_estimate.app, name="study")
 app.add_typer(tokenizer.app, name="tokenizer")
 

@@ -31,7 +31,17 @@ def jobs_and_leases(connection: Connection) -> None:
     schema.metadata.create_all(connection, tables=[schema.jobs])
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (runs_and_metrics, events_and_checks, jobs_and_leases)
+def model_registry(connection: Connection) -> None:
+    tables = [schema.registered_models, schema.model_tags, schema.model_exports]
+    schema.metadata.create_all(connection, tables=tables)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
+    runs_and_metrics,
+    events_and_checks,
+    jobs_and_leases,
+    model_registry,
+)
 
 
 def newest_version() -> int:

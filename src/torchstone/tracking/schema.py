@@ -7,7 +7,19 @@ kept as they are, the sign of zero is not. JSON is kept as text. A change here n
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 metadata = MetaData()
 Name = String().with_variant(String(collation="C"), "postgresql")
@@ -103,6 +115,53 @@ checks = Table(
     Column("place", Integer, nullable=False),
     Column("status", String, nullable=False),
     Column("record", Text, nullable=False),
+)
+
+registered_models = Table(
+    "registered_models",
+    metadata,
+    Column("model_id", Integer, primary_key=True),
+    Column("name", Name, nullable=False),
+    Column("version", Name, nullable=False),
+    Column("task_type", String, nullable=False),
+    Column("status", String, nullable=False),
+    Column("checkpoint_path", String, nullable=False),
+    Column("files", Text, nullable=False),
+    Column("config_hash", String, nullable=False),
+    Column("run_id", String),
+    Column("parent_id", Integer),
+    Column("created", Float, nullable=False),
+    Column("metrics", Text, nullable=False),
+    Column("data", Text, nullable=False),
+    Column("memory_gb", Float),
+    Column("metadata", Text, nullable=False),
+    UniqueConstraint("name", "version"),
+    # A number names one model for ever, even after that was deleted.
+    sqlite_autoincrement=True,
+)
+
+
+def _model_id() -> Column[int]:
+    owner = ForeignKey("registered_models.model_id", ondelete="CASCADE")
+    return Column("model_id", Integer, owner, primary_key=True, autoincrement=False)
+
+
+model_tags = Table(
+    "registered_model_tags",
+    metadata,
+    _model_id(),
+    Column("tag", Name, primary_key=True),
+    Column("since", Float, nullable=False),
+)
+
+model_exports = Table(
+    "registered_model_exports",
+    metadata,
+    _model_id(),
+    Column("format", Name, primary_key=True),
+    Column("path", String, nullable=False),
+    Column("files", Text, nullable=False),
+    Column("metadata", Text, nullable=False),
 )
 
 stamp = Table("torchstone_store", metadata, Column("version", Integer, nullable=False))

@@ -6,8 +6,9 @@ shell completion must stay as quick as an empty program.
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, NoReturn
 
 import typer
@@ -37,31 +38,50 @@ from torchstone.cli.session import print_json
 
 EPILOG = "Start with:  torchstone check zoo:gpt-nano     What this machine offers:  torchstone doctor"
 
-app = typer.Typer(
-    name="torchstone",
-    help="The touchstone for transformers: bring a model, prove it, train it, publish only what holds.",
-    epilog=EPILOG,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("check", no_args_is_help=True)(check.check)
-app.command("train")(train.train)
-app.command("generate", no_args_is_help=True)(generate.generate)
-app.command("export", no_args_is_help=True)(export.export)
-app.command("reproduce", no_args_is_help=True)(reproduce.reproduce)
-app.command("recover", no_args_is_help=True)(recover.recover)
-app.command("publish", no_args_is_help=True)(publish.publish)
-app.command("verify", no_args_is_help=True)(verify.verify)
-app.command("eval", no_args_is_help=True)(scoring.evaluate)
-app.command("drift", no_args_is_help=True)(drift.drift)
-app.command("doctor")(doctor.doctor)
-app.add_typer(data.app, name="data")
-app.add_typer(config.app, name="config")
-app.add_typer(runs.app, name="runs")
-app.add_typer(registry.app, name="registry")
-app.add_typer(study_estimate.app, name="study")
-app.add_typer(tokenizer.app, name="tokenizer")
+COMMANDS: Mapping[str, Callable[..., object] | typer.Typer] = {
+    "check": check.check,
+    "train": train.train,
+    "generate": generate.generate,
+    "export": export.export,
+    "reproduce": reproduce.reproduce,
+    "recover": recover.recover,
+    "publish": publish.publish,
+    "verify": verify.verify,
+    "eval": scoring.evaluate,
+    "drift": drift.drift,
+    "doctor": doctor.doctor,
+    "data": data.app,
+    "config": config.app,
+    "runs": runs.app,
+    "registry": registry.app,
+    "study": study_estimate.app,
+    "tokenizer": tokenizer.app,
+}
+RUNS_BARE = ("train", "doctor")
+"""Commands that do something without an argument; the others answer with their help."""
+
+
+@functools.cache
+def _parser(word: str) -> Callable[..., object]:
+    """What parses a line that begins with the command `word`; without one, any line.
+
+    Building all commands takes longer than importing them, so a line that names one builds that one.
+    """
+    app = typer.Typer(
+        name="torchstone",
+        help="The touchstone for transformers: bring a model, prove it, train it, publish only what holds.",
+        epilog=EPILOG,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_program)
+    for name, command in COMMANDS.items() if not word else [(word, COMMANDS[word])]:
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name, no_args_is_help=name not in RUNS_BARE)(command)
+    return typer.main.get_command(app)
 
 
 def _version(wanted: bool) -> None:
@@ -70,7 +90,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _program(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
@@ -90,7 +109,10 @@ def run(arguments: Sequence[str]) -> int:
     verbose = any(each in ("-v", "-vv", "--verbose") for each in arguments)
     try:
         # A command that starts itself again in several processes needs the line as it was typed.
-        code = app(args=list(arguments), prog_name="torchstone", standalone_mode=False, obj=tuple(arguments))
+        word = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+        code = _parser(word)(
+            args=list(arguments), prog_name="torchstone", standalone_mode=False, obj=tuple(arguments)
+        )
         return code if isinstance(code, int) else 0
     except TorchstoneError as error:
         return _report(error, as_json, verbose)

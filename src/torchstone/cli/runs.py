@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from torchstone._errors import UsageError
-from torchstone.cli.session import Json, Quiet, Verbose, console, print_json, start_logging
+from torchstone.cli.session import Device, Json, Quiet, Verbose, console, print_json, start_logging
 
 if TYPE_CHECKING:
     from torchstone.tracking.store import Store
@@ -87,6 +87,20 @@ def show(
 @app.command("compare")
 def compare_runs(
     runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Two or more runs.")],
+    regression: Annotated[
+        bool, typer.Option("--regression", help="Score both again and fail if the second is worse.")
+    ] = False,
+    data: Annotated[
+        str | None, typer.Option("--data", help="With --regression: score on this source.")
+    ] = None,
+    max_samples: Annotated[
+        int | None, typer.Option("--max-samples", help="With --regression: score so many examples.", min=1)
+    ] = None,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option("--false-alarms", help="With --regression: rate of false alarms; default 0.05."),
+    ] = None,
+    device: Device = None,
     store: Where = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -94,11 +108,27 @@ def compare_runs(
 ) -> int:
     """Compare runs: what differs in their configuration, and where each metric ended.
 
+    With --regression the second is held against the first, example by example: exit code 1 if it is worse.
+
     Example:  torchstone runs compare 20260131-1200 20260131-1215
+
+    Example:  torchstone runs compare runs/before runs/after --regression
     """
     start_logging(quiet, verbose)
     if len(runs) < 2:
         raise UsageError("one run cannot be compared", next="name two or more: torchstone runs compare A B")
+    if regression:
+        from torchstone.cli.regression_view import show_regression
+
+        folders = [_folder(run, store) for run in runs]
+        return show_regression(
+            folders, data=data, max_samples=max_samples, false_alarms=false_alarms, device=device,
+            as_json=as_json, quiet=quiet,
+        )  # fmt: skip
+    only_there = {"--data": data, "--max-samples": max_samples, "--false-alarms": false_alarms,
+                  "--device": device}  # fmt: skip
+    if useless := [name for name, value in only_there.items() if value is not None]:
+        raise UsageError(f"{', '.join(useless)} has no effect without --regression")
     from torchstone.report.compare import compare
 
     located = [_located(run, store) for run in runs]
@@ -276,6 +306,19 @@ def _located(run: str, store: str | None) -> tuple[str, str | None]:
     if not Path(run).is_dir():
         return run, store
     return RunFolder.open(run).run_id, store or default_store(run)
+
+
+def _folder(run: str, store: str | None) -> str:
+    """The run folder, or the checkpoint, that is meant."""
+    from pathlib import Path
+
+    if Path(run).is_dir():
+        return run
+    with _open(store) as opened:
+        found = opened.run(run)
+    if not Path(found.run_dir).is_dir():
+        raise UsageError(f"the folder of {found.run_id} is gone", where=found.run_dir)
+    return found.run_dir
 
 
 def _open(where: str | None, *, readonly: bool = True) -> Store:

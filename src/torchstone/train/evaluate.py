@@ -44,7 +44,7 @@ from torchstone.train.objective import ModelObjective, validation_batches
 from torchstone.train.precision import autocast_of
 from torchstone.train.result import perplexity
 from torchstone.train.run import CLASSES
-from torchstone.train.scoring import Scores, bytes_of_targets
+from torchstone.train.scoring import ExampleScores, Scores, bytes_of_targets
 from torchstone.train.special_ids import special_ids
 from torchstone.train.text import read_text
 from torchstone.train.validation import validate
@@ -100,10 +100,14 @@ class EvalResult:
     """What the run itself measured at this checkpoint, where the data is the same."""
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    examples: ExampleScores | None = field(default=None, repr=False)
+    """Scores of each example; not part of the JSON object."""
 
     def to_dict(self) -> dict[str, Any]:
         """The `torchstone.eval/1` object."""
-        return {"schema": "torchstone.eval/1"} | dataclasses.asdict(self)
+        plain = dataclasses.asdict(dataclasses.replace(self, examples=None))
+        del plain["examples"]
+        return {"schema": "torchstone.eval/1"} | plain
 
 
 # --- a target ---------------------------------------------------------------------------------------------
@@ -303,7 +307,8 @@ def _score(
         observe=scores.observe,
     )
     assert means is not None
-    metrics, intervals, method = _summary(means, scores, _units(loader, tokenizer), rule.has_perplexity)
+    units = _units(loader, tokenizer)
+    metrics, intervals, method = _summary(means, scores, units, rule.has_perplexity)
     counts: dict[str, Any] = {"examples": len(scores.targets), "targets": sum(scores.targets)}
     if told is not None:
         counts |= _told_bytes(told, scores)
@@ -324,6 +329,15 @@ def _score(
         counts=counts,
         seconds=time.monotonic() - began,
         notes=notes,
+        examples=ExampleScores(
+            losses=np.array(scores.losses, dtype=np.float64),
+            correct=np.array(scores.correct, dtype=np.float64),
+            targets=np.array(scores.targets, dtype=np.float64),
+            bytes=np.array(scores.bytes, dtype=np.float64) if scores.bytes else None,
+            units=units.of_example,
+            unit=units.name,
+            digest=scores.digest,
+        ),
     )
 
 

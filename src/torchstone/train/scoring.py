@@ -5,17 +5,38 @@ It is an observer of `validate`: it sees the logits of each batch as they pass, 
 
 from __future__ import annotations
 
+import hashlib
 import math
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from torchstone.data.token_bytes import TokenBytes, Unknown, token_bytes
 from torchstone.train.losses import IGNORED, LossRule, loss_sum, num_correct
 
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
 MOST_CLASSES = 1000
 """A table of classes against classes is kept up to so many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleScores:
+    """What one model scored on each example, in the order of the data."""
+
+    losses: Numbers
+    """Sum over the targets of an example, nats (squared errors where the rule has them)."""
+    correct: Numbers
+    targets: Numbers
+    bytes: Numbers | None
+    """Of the text of the targets, where it is known."""
+    units: np.ndarray[Any, Any]
+    """The document (or block, or the example itself) that each example belongs to."""
+    unit: str
+    digest: str
+    """Of all targets: two models with the same one were asked the same questions."""
 
 
 class Scores:
@@ -34,6 +55,12 @@ class Scores:
         self.bytes: list[float] = []
         """NaN where they cannot be told."""
         self.classes: ClassCounts | None = None
+        self._asked = hashlib.sha256()
+
+    @property
+    def digest(self) -> str:
+        """Of the targets seen so far; how they were batched and padded does not matter."""
+        return self._asked.hexdigest()
 
     def observe(self, logits: Tensor, batch: dict[str, Any]) -> None:
         for row in range(logits.shape[0]):
@@ -42,6 +69,10 @@ class Scores:
             correct = num_correct(self.rule, logits[row : row + 1], own)
             self.correct.append(0 if correct is None else int(correct))
             self.targets.append(self.rule.count(own))
+            for name in self.rule.labels:
+                labels = own[name][own[name] != IGNORED].cpu().contiguous()
+                self._asked.update(f"{labels.numel()} {labels.dtype} ".encode())
+                self._asked.update(labels.reshape(-1).view(torch.uint8).numpy().tobytes())
             if self.token_bytes is not None and self.rule.written is not None:
                 told = self.token_bytes.count(*self.rule.written(own["labels"].cpu()))
                 self.bytes.append(math.nan if told is None else told)

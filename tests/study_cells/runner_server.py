@@ -88,12 +88,14 @@ def fork_runner(request: dict[str, Any]) -> int:
 
 
 def children(runner: int) -> list[Any]:
+    """Its cells. psutil would read about every process of the machine."""
     import psutil
 
-    try:
-        return psutil.Process(runner).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+    found = []
+    for each in Path(f"/proc/{runner}/task").glob("*/children"):
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+            found += [psutil.Process(int(pid)) for pid in each.read_text().split()]
+    return found
 
 
 def wait_for_a_cell(runners: list[int]) -> None:
@@ -137,8 +139,21 @@ def run_study(request: dict[str, Any]) -> int:
     plan = plan_of(request["study"])
     with Store.open(request["store"]) as store:
         cells = enter(plan, store, base / "cells")
+        fork_apart_from_renewals(cells.table)
         executor = LocalExecutor(SLOTS, "cpu", start_method="fork")
         return run_cells(cells, executor, Budget(), lease_s=5.0).exit_code
+
+
+def fork_apart_from_renewals(table: Any) -> None:
+    """A cell forked while a thread is inside SQLite would find its lock taken, by a thread that it lacks."""
+    lock, renew = threading.Lock(), table.renew
+
+    def renew_alone(*given: Any, **named: Any) -> Any:
+        with lock:
+            return renew(*given, **named)
+
+    table.renew = renew_alone
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 
 
 def ended_within(child: int, seconds: float) -> bool:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -195,6 +196,38 @@ def test_a_cell_whose_start_outlasts_its_lease_is_started_once(tiny_study: Write
         cells.table = JobTable(store, cells.plan.study.name, clock=lambda: now[0])
         assert run_cells(cells, Slow(), Budget()).exit_code == 0
     assert sorted(begun) == sorted(each.name for each in cells.plan.cells)
+
+
+def test_leases_are_renewed_while_a_cell_is_being_started(tiny_study: Write, tmp_path: Path) -> None:
+    renewed: set[str] = set()
+    seen = threading.Condition()
+
+    class Watched(JobTable):
+        def renew(self, leases: Any, *, seconds: float) -> list[Any]:
+            lost = super().renew(leases, seconds=seconds)
+            if threading.current_thread() is not threading.main_thread():
+                with seen:
+                    renewed.update(each.job_id for each in leases)
+                    seen.notify_all()
+            return lost
+
+    class Slow:
+        slots, shares_store = 2, True
+
+        def start(self, order: Any) -> Begun:
+            begun.append(order["name"])
+            with seen:
+                assert seen.wait_for(lambda: len(renewed) >= len(begun), timeout=20), f"kept: {renewed}"
+            return Begun()
+
+        def close(self) -> None: ...
+
+    begun: list[str] = []
+    with Store.open(tmp_path / "store.db") as store:
+        cells = enter(plan_study(read_study(tiny_study())), store, tmp_path)
+        cells.table = Watched(store, cells.plan.study.name)
+        assert run_cells(cells, Slow(), Budget(), lease_s=0.3).exit_code == 0
+    assert len(begun) == 2
 
 
 def test_a_run_that_another_process_began_meanwhile_is_left_to_it(tmp_path: Path) -> None:

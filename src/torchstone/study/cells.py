@@ -14,16 +14,15 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torchstone._files import read_json
 from torchstone.study.executor import Executor, Running
+from torchstone.study.leases import KeptLeases
 from torchstone.study.plan import Plan
 from torchstone.study.records import Cell
 from torchstone.study.slots import Wait
@@ -159,7 +158,7 @@ def run_cells(
     """Work until every cell is over, or a signal or the budget ends it. `hear` gets ids that are at work."""
     with SignalWatch() as watch:
         session = _Session(cells, executor, budget, lease_s)
-        with session.renewing():
+        with session.leases.renewed():
             while True:
                 why = _stop(watch, session)
                 if why is not None:
@@ -204,7 +203,6 @@ class _Working:
     running: Running
     began: float = field(default_factory=time.monotonic)
     stopped: bool = False
-    lost: bool = False
 
     @property
     def seconds(self) -> float:
@@ -217,8 +215,8 @@ class _Session:
     def __init__(self, cells: Cells, executor: Executor, budget: Budget, lease_s: float) -> None:
         self.cells, self.executor, self.budget, self.lease_s = cells, executor, budget, lease_s
         self.table, self.me = cells.table, this_process()
+        self.leases = KeptLeases(cells.table, seconds=lease_s)
         self.under_way: list[_Working] = []
-        self._lock = threading.Lock()
         self._began = time.monotonic()
 
     @property
@@ -236,17 +234,24 @@ class _Session:
             if lease.job.tries >= MOST_TRIES:
                 self._give_up(lease)
                 continue
-            order = dict(lease.job.order)
-            order["store"] = self._store_of(order)
-            with self._lock:
-                running = self.executor.start(order)
-                if isinstance(running, Wait):
-                    log.info("%s waits: %s", order["name"], running.why)
-                    self.table.give_back(lease, wait_s=1.0, counts=False, result=lease.job.result)
-                    return
-                # A start may take longer than the lease, and the next claim would take the same cell again.
-                lost = bool(self.table.renew([lease], seconds=self.lease_s))
-                self.under_way.append(_Working(lease, running, lost=lost))
+            if not self._start(lease):
+                return
+
+    def _start(self, lease: Lease) -> bool:
+        """Whether it began: else it, and those after it, must wait. The lease is kept meanwhile."""
+        order = dict(lease.job.order)
+        order["store"] = self._store_of(order)
+        self.leases.keep(lease)
+        running = self.executor.start(order)
+        if isinstance(running, Wait):
+            log.info("%s waits: %s", order["name"], running.why)
+            self.leases.let_go(lease)
+            self.table.give_back(lease, wait_s=1.0, counts=False, result=lease.job.result)
+            return False
+        # This process may have stood still longer than the lease: its next claim would take this cell.
+        self.leases.renew([lease])
+        self.under_way.append(_Working(lease, running))
+        return True
 
     def _store_of(self, order: Mapping[str, Any]) -> str:
         """Where a cell keeps its rows: a file of another machine's cannot be written to safely."""
@@ -267,11 +272,11 @@ class _Session:
         for each in list(self.under_way):
             outcome = each.running.outcome()
             if outcome is None:
-                if each.lost and not each.stopped:
+                if self.leases.is_lost(each.lease) and not each.stopped:
                     self._stop(each, signal.SIGTERM)
                 continue
-            with self._lock:
-                self.under_way.remove(each)
+            self.under_way.remove(each)
+            self.leases.let_go(each.lease)
             self._settle(each, outcome)
 
     def _settle(self, each: _Working, outcome: Mapping[str, Any]) -> None:
@@ -326,30 +331,3 @@ class _Session:
             if seconds / 3600 * budget.cost_per_hour >= budget.max_cost:
                 return f"--max-cost {budget.max_cost:g}"
         return None
-
-    @contextmanager
-    def renewing(self) -> Iterator[None]:
-        """Keep the leases while the block lasts, from a thread: a slow loop must not lose them."""
-        done = threading.Event()
-
-        def renew() -> None:
-            while not done.wait(self.lease_s / 3):
-                # Under the lock: a cell forked while this thread is inside SQLite would find SQLite's own
-                # lock taken, by a thread that it has not.
-                with self._lock:
-                    held = [each for each in self.under_way if not each.lost]
-                    try:
-                        gone = self.table.renew([each.lease for each in held], seconds=self.lease_s)
-                    except Exception as error:  # the store may be back before the leases end
-                        log.warning("leases could not be renewed: %s", error)
-                        continue
-                    for each in held:
-                        each.lost = each.lease in gone
-
-        thread = threading.Thread(target=renew, name="torchstone-leases", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import typer
 from zoo.documented import schema
+
+from torchstone.cli.study_estimate import app
 
 PAGE = Path(__file__).parents[2] / "docs" / "studies.md"
 
@@ -59,6 +62,14 @@ def test_estimate_prints_the_documented_object_and_leaves_no_trace(
     assert [each.name for each in tmp_path.iterdir()] == ["two.toml"]
 
 
+def test_every_command_on_a_study_takes_the_same_words_to_choose_its_part() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert {"list", "show", "check", "estimate", "run", "status", "report"} == commands.keys()
+    for name in commands.keys() - {"list"}:
+        taken = {option for each in commands[name].params for option in each.opts}
+        assert {"name", "--only", "--steps", "--seeds", "--config", "--set"} <= taken, name
+
+
 def test_a_wrong_file_is_told_with_its_line(torchstone: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text(
         '[study]\nname = "bad"\nkind = "ablation"\n[[step]]\nid = "0"\nsett = {}\n'
@@ -71,10 +82,12 @@ def test_a_wrong_file_is_told_with_its_line(torchstone: Callable[..., Any], tmp_
 
 def test_check_prints_the_documented_object(torchstone: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "two.toml").write_text(TWO)
-    answer = torchstone("study", "check", "two.toml", "--json")
+    answer = torchstone("study", "check", "two.toml", "--seeds", 1, "--json")
     jsonschema.validate(answer.object, schema("torchstone.study-check/1"))
     assert answer.code == 0
     assert [each["status"] for each in answer.object["steps"]] == ["pass", "pass"]
+    refused = torchstone("study", "check", "two.toml", "--seeds", 2)
+    assert refused.code == 2 and "seed" in refused.err
 
 
 def test_a_claim_that_fails_is_told_with_the_command_to_look_closer(

@@ -10,25 +10,22 @@ from torchstone._errors import UsageError
 from torchstone.cli import study_run
 from torchstone.cli.check import Progress
 from torchstone.cli.session import Json, Quiet, Verbose, console, print_json, start_logging
-from torchstone.cli.study import File, NameOrConfigured, Only, Seeds, Set, Steps, study_job
+from torchstone.cli.study_choice import takes_study
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from torchstone.study.estimate import Estimate
+    from torchstone.study.run import StudyJob
     from torchstone.tracking.store import Store
 
 app = study_run.app
 
 
 @app.command("estimate", epilog="Example:  torchstone study estimate widths")
+@takes_study
 def estimate(
-    name: NameOrConfigured = None,
-    only: Only = None,
-    steps: Steps = None,
-    seeds: Seeds = None,
-    config: File = None,
-    set_: Set = None,
+    job: StudyJob,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
@@ -38,7 +35,6 @@ def estimate(
     from torchstone.study.estimate import estimate as measured
     from torchstone.study.run import planned
 
-    job = study_job(name, only=only, steps=steps, seeds=seeds, config=config, assignments=set_)
     plan, show = planned(job), Progress(quiet)
     with redirect_stdout(sys.stderr), _runs_so_far() as store:
         found = measured(plan, store, tell=show.line)

@@ -12,7 +12,7 @@ import typer
 from torchstone._errors import UsageError
 from torchstone.cli import study
 from torchstone.cli.session import Device, Json, Quiet, Verbose, Yes, console, print_json, start_logging
-from torchstone.cli.study import File, NameOrConfigured, Only, Seeds, Set, Steps, study_job
+from torchstone.cli.study_choice import takes_study
 
 if TYPE_CHECKING:
     from torchstone.study.run import StudyJob
@@ -24,13 +24,9 @@ Root = Annotated[
 
 
 @app.command("run", epilog="Example:  torchstone study run widths --jobs 2 --max-time 2h")
+@takes_study
 def run(
-    name: NameOrConfigured = None,
-    only: Only = None,
-    steps: Steps = None,
-    seeds: Seeds = None,
-    config: File = None,
-    set_: Set = None,
+    job: StudyJob,
     run_dir: Root = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", help="Cells at a time; default: one for each GPU.", min=1)
@@ -81,7 +77,6 @@ def run(
     from torchstone.study.run import How, planned
     from torchstone.study.run import run as run_study
 
-    job = study_job(name, only=only, steps=steps, seeds=seeds, config=config, assignments=set_)
     if dry_run or planned(job).base.train.dry_run:  # as make DRY_RUN=1 says it
         return _dry_run(job, as_json=as_json, quiet=quiet)
     budget = Budget(
@@ -114,13 +109,9 @@ def run(
 
 
 @app.command("status", epilog="Example:  torchstone study status widths")
+@takes_study
 def status(
-    name: NameOrConfigured = None,
-    only: Only = None,
-    steps: Steps = None,
-    seeds: Seeds = None,
-    config: File = None,
-    set_: Set = None,
+    job: StudyJob,
     run_dir: Root = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -132,7 +123,6 @@ def status(
     from torchstone.study.plan_info import cells_info
     from torchstone.study.run import stand
 
-    job = study_job(name, only=only, steps=steps, seeds=seeds, config=config, assignments=set_)
     outcome = stand(job, run_dir)
     if as_json:
         print_json(cells_info(outcome))
@@ -144,13 +134,9 @@ def status(
 
 
 @app.command("report", epilog="Example:  torchstone study report widths")
+@takes_study
 def report(
-    name: NameOrConfigured = None,
-    only: Only = None,
-    steps: Steps = None,
-    seeds: Seeds = None,
-    config: File = None,
-    set_: Set = None,
+    job: StudyJob,
     run_dir: Root = None,
     out: Annotated[
         Path | None,
@@ -166,7 +152,6 @@ def report(
     from torchstone.study.run import report as found_by
     from torchstone.study.summary_page import header, report_info, rows, write_report
 
-    job = study_job(name, only=only, steps=steps, seeds=seeds, config=config, assignments=set_)
     with redirect_stdout(sys.stderr):
         found = found_by(job, run_dir)
     files = write_report(found, out or root_of(planned(job), run_dir))

@@ -7,13 +7,13 @@ and its store.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,39 +80,59 @@ class Job:
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
 
-class Server:
-    """The process in `server.py`, its text and its cache."""
+class ForkServer:
+    """A program that has torch loaded and answers lines of JSON; with a text to train on."""
 
-    def __init__(self, home: Path) -> None:
-        self.text = write_text(home / "text")
+    def __init__(self, program: Path, home: Path) -> None:
+        self.home, self.text = home, write_text(home / "text")
         self.environment = environment(home)
-        with (home / "server.log").open("w") as log:
+        self.log = home / "server.log"
+        with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(HERE / "server.py")],
+                [sys.executable, "-X", "faulthandler", str(program)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 env=self.environment,
             )
-        warm = Job(self, home / "warm", ["tracking.dashboard=true", "train.max_steps=4"])
-        told = self.ask({"argv": warm.argv, "warm": True})
-        if told != {"code": 0, "threads": 1}:
-            raise RuntimeError(
-                f"the fork server is not fit: {told}; {(home / 'server.log').read_text()[-2000:]}"
-            )
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
+        line = ""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the fork server is gone, exit code {self.process.wait()}")
+            raise RuntimeError(
+                f"the fork server is gone, exit code {self.process.wait(timeout=30)}: {self.said()}"
+            )
         told: dict[str, Any] = json.loads(line)
         return told
 
-    @contextmanager
+    def said(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
+
+    def close(self) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.wait(timeout=30)
+        self.process.stdout.close()
+
+
+class Server(ForkServer):
+    """The process in `server.py`."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(HERE / "server.py", home)
+        warm = Job(self, home / "warm", ["tracking.dashboard=true", "train.max_steps=4"])
+        told = self.ask({"argv": warm.argv, "warm": True})
+        if told != {"code": 0, "threads": 1}:
+            raise RuntimeError(f"the fork server is not fit: {told}; {self.said()}")
+
+    @contextlib.contextmanager
     def watching(self, folder: Path) -> Iterator[dict[str, Any]]:
         """Have every checkpoint below `folder` read while it lasts; what was seen is there afterwards."""
         report, seen = folder / "watched.json", dict[str, Any]()
@@ -122,12 +142,6 @@ class Server:
         finally:
             self.ask({"end": pid})
             seen |= json.loads(report.read_text(encoding="utf-8"))
-
-    def close(self) -> None:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
-        self.process.stdout.close()
 
 
 def environment(home: Path) -> dict[str, str]:

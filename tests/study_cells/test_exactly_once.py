@@ -9,10 +9,8 @@ TORCHSTONE_CAMPAIGN_REPORT=DIR     DIR/cells/campaign.json and .md are written (
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.job import environment, write_text
+from faults.job import ForkServer
 from faults.laws import is_clock
 from faults.rain import REPORT, Tally
 from study_cells.conftest import write_study
@@ -44,42 +42,18 @@ WHOM = {
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found and forked as on Linux")
 
 
-class Server:
+class Server(ForkServer):
     def __init__(self, home: Path) -> None:
-        self.home = home
+        super().__init__(HERE / "runner_server.py", home)
         self.quiet: dict[tuple[int, int], Quiet] = {}
-        self.text = write_text(home / "text")
-        with (home / "server.log").open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, str(HERE / "runner_server.py")],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment(home),
-            )  # fmt: skip
         study = self.study(home / "warm.toml", rates=[0.5], seeds=[1])
         cell = plan_study(read_study(study)).cells[0]
         warm = {"run_dir": str(home / "warm"), "settings": cell.settings.to_json(), "device": "cpu"}
         told = self.ask({"warm": warm})
-        assert told == {"status": "completed", "threads": 1}, (
-            told,
-            (home / "server.log").read_text()[-2000:],
-        )
+        assert told == {"status": "completed", "threads": 1}, (told, self.said())
 
     def study(self, path: Path, *, rates: list[float], seeds: list[int]) -> str:
         return write_study(path, self.text, rates=rates, seeds=seeds)
-
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        assert line, (self.home / "server.log").read_text()[-2000:]
-        told: dict[str, Any] = json.loads(line)
-        return told
-
-    def close(self) -> None:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
-        self.process.stdout.close()
 
 
 @pytest.fixture(scope="session")

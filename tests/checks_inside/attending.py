@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 WIDTH, HEADS, VOCAB, LENGTH = 16, 2, 50, 32
 WAYS = ("mha", "encoder-layer", "sdpa", "flex", "softmax", "einsum")
-FAULTS = ("sharp", "wrong-axis", "deaf", "random", "jump")
+FAULTS = ("sharp", "wrong-axis", "deaf", "random", "jump", "compiled", "rounding", "overridden")
 
 
 class Attending(nn.Module):
@@ -25,7 +27,10 @@ class Attending(nn.Module):
             )
         elif way == "encoder-layer":
             self.mixers = nn.ModuleList(
-                nn.TransformerEncoderLayer(WIDTH, HEADS, 32, batch_first=True, dropout=0.0) for _ in range(2)
+                (Doubling if fault == "overridden" else nn.TransformerEncoderLayer)(
+                    WIDTH, HEADS, 32, batch_first=True, dropout=0.0
+                )
+                for _ in range(2)
             )
         else:
             self.mixers = nn.ModuleList(Mixer(way, fault) for _ in range(2))
@@ -52,6 +57,13 @@ class Attending(nn.Module):
 _SHARED = torch.Generator().manual_seed(0)
 
 
+class Doubling(nn.TransformerEncoderLayer):
+    """What it overrides is not called while torch's fused layer runs, which is when no gradient is kept."""
+
+    def _sa_block(self, *args: Any, **kwargs: Any) -> Tensor:
+        return 2 * super()._sa_block(*args, **kwargs)
+
+
 class Mixer(nn.Module):
     def __init__(self, way: str, fault: str | None) -> None:
         super().__init__()
@@ -63,6 +75,10 @@ class Mixer(nn.Module):
         q, k, v = self.qkv(x).view(rows, length, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
         if self.fault == "sharp":
             q = q * 1e4
+        if self.fault == "compiled" and torch.compiler.is_compiling():
+            v = v * 1.01
+        if self.fault == "rounding":
+            v = (v + 1000) - 1000
         if self.way == "sdpa":
             mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         elif self.way == "flex":

@@ -36,6 +36,22 @@ def noised(context: Context, seed: int = 0) -> Iterator[None]:
             each.data = original
 
 
+@contextmanager
+def rounded_anew(context: Context, unit: float, seed: int = 0) -> Iterator[None]:
+    """Every weight up or down by `unit` of itself: what rounding alone may do to an answer."""
+    generator = torch.Generator().manual_seed(context.seed * 31 + seed + 29)
+    chosen = [each for each in context.module.parameters() if each.is_floating_point()]
+    originals = [each.data for each in chosen]
+    try:
+        for each in chosen:
+            up = torch.rand(each.shape, generator=generator).to(each.device) < 0.5
+            each.data = each.data * torch.where(up, 1 + unit, 1 - unit).to(each.dtype)
+        yield
+    finally:
+        for each, original in zip(chosen, originals, strict=True):
+            each.data = original
+
+
 def _noise_for(weight: Tensor, generator: torch.Generator) -> Tensor:
     """A tenth of the weight's own spread; a constant weight gets that of a small layer."""
     spread = float(weight.std()) if weight.numel() > 1 else 0.0

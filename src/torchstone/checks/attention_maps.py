@@ -55,7 +55,7 @@ def read_attention(context: Context, batch: Batch) -> list[AttentionMap]:
     ModelError where the answer of the pass is not that of the model, so that nothing is proven.
     """
     plain = context.main(batch)
-    with running(context.module) as path, _written_out(), _Reader(_rows(batch), path) as reader:
+    with running(context.module) as path, written_out(), _Reader(_rows(batch), path) as reader:
         shadow = context.main(batch)
     scale = max(float(plain.abs().max()), 1e-30)
     apart = float((plain - shadow).abs().max()) / scale
@@ -137,7 +137,7 @@ class _Reader(TorchDispatchMode):
 
 
 @contextmanager
-def _written_out() -> Iterator[None]:
+def written_out() -> Iterator[None]:
     """Attention as softmax and product, and nothing compiled, for the length of the block."""
     from torch.nn.attention import flex_attention
 

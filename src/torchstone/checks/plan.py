@@ -13,6 +13,9 @@ _ASSUMED_FLOPS_PER_S = 6e10
 _SHARE = 1 / 200
 """Part of the budget that one forward pass of a standard probe may take: a job makes some 200."""
 
+_KERNELS_S = 600.0
+"""Budget from which kernels are generated too."""
+
 _BLOCK_EDGES = (8, 16, 32, 64)
 _LENGTHS = (67, 61, 35, 19, 11, 7)
 """Probe lengths beyond a block edge, unlike usual widths, so that the token axis is told from others."""
@@ -44,6 +47,8 @@ class ProbePlan:
     """Largest batch that a check may build."""
     train_steps: int
     """Optimizer steps that a training probe may take."""
+    compile_backend: str
+    """What torch.compile hands its graphs to: generating and building kernels takes a minute and more."""
     shortened: bool
     """Whether the budget took probes away."""
     note: str
@@ -80,6 +85,7 @@ def choose_plan(parameters: int, max_seq_len: int | None, budget_s: float) -> Pr
         repeats=5 if roomy else 3 if not short else 2,
         max_batch_size=max_batch_size,
         train_steps=30 if roomy else 10,
+        compile_backend="inductor" if budget_s >= _KERNELS_S else "aot_eager_decomp_partition",
         shortened=short,
         note=note,
     )

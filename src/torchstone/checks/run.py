@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from torchstone.data.task import TaskSpec
 
 log = logging.getLogger(__name__)
+CERTIFICATE = "parity.json"
+"""In the folder of a run: what `check --only parity` found of its model."""
 Progress = Callable[[str], None]
 
 
@@ -133,6 +135,7 @@ def run(
     else:
         report = run_stranger(_json_arguments(config), budget_s=config.budget_s, tell=tell)
     _keep(report, config)
+    _certify(report, config)
     return report
 
 
@@ -175,6 +178,23 @@ def _keep(report: CheckReport, config: CheckJob) -> None:
             store.finish_run(run_id, "completed", {"verdict": report.verdict})
     except (OSError, TorchstoneError) as error:
         log.warning("the report was not stored: %s", in_one_line(error))
+
+
+def _certify(report: CheckReport, config: CheckJob) -> None:
+    """The certificate of `parity` into the folder of the run whose model it is about."""
+    from torchstone._files import write_json
+    from torchstone.adapt.target import parse_target
+
+    found = next((each for each in report.to_dict()["checks"] if each["id"] == "parity"), None)
+    target = parse_target(config.target)
+    if found is None or "certificate" not in found["details"] or target.kind != "run":
+        return
+    about = {name: report.model.get(name) for name in ("target", "class", "fingerprint", "parameters")}
+    judged = {"model": about, "verdict": found["status"], "module": found["module"], "seed": report.seed}
+    try:
+        write_json(target.path / CERTIFICATE, found["details"]["certificate"] | judged)
+    except OSError as error:
+        log.warning("the certificate was not stored: %s", in_one_line(error))
 
 
 def _json_arguments(config: CheckJob) -> dict[str, Any]:

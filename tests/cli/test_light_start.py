@@ -41,6 +41,7 @@ COMMANDS = [
     ["train", "--help"],
     ["generate", "--help"],
     ["export", "--list"],
+    ["serve", "--help"],
     ["eval", "--help"],
     ["config", "--help"],
     ["runs", "--help"],

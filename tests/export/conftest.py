@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from torchstone.adapt.load import LoadedModel, load
 from torchstone.data.byte_tokenizer import ByteTokenizer
-from torchstone.export.bundle import export
+from torchstone.export.bundle import Bundle, export
 from torchstone.export.formats import chosen
 from torchstone.export.source import Source
 
@@ -27,18 +28,26 @@ def source() -> Source:
     return Source(tiny_model(), ByteTokenizer())
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Bundle]) -> Path:
+    """What `make` writes, made by the first worker that comes and shared by all."""
+    base = factory.getbasetemp()
+    folder = (base.parent if base.name.startswith("popen-") else base) / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            made = make(folder)
+            assert made.verdict == "pass", made.health.failed
+    return folder
+
+
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle itself: tests that write take `bundle`, a copy."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if base.name.startswith("popen-") else base
-    folder = shared / "bundle"
-    with (shared / "bundle.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
-            made = export(Source(tiny_model(), ByteTokenizer()), folder, chosen(EVERY))
-            assert made.verdict == "pass", made.health.failed
-    return folder
+
+    def make(folder: Path) -> Bundle:
+        return export(Source(tiny_model(), ByteTokenizer()), folder, chosen(EVERY))
+
+    return once(tmp_path_factory, "bundle", make)
 
 
 @pytest.fixture

@@ -93,6 +93,7 @@ def export(
     from torchstone.export.bundle import export as exported
     from torchstone.export.bundle import require_place, require_writer
     from torchstone.export.source import open_source
+    from torchstone.web.serving.container import beside
 
     packed = None if archive is None else _archive_beside(place, archive, yes)
     require_place(place, yes)
@@ -103,7 +104,7 @@ def export(
         if shrink:
             source.shrink()
         if not dry_run:
-            made = exported(source, place, wanted, replace=yes)
+            made = exported(source, place, wanted, replace=yes, beside=beside)
             if packed is not None:
                 pack(made.path, packed)
     if dry_run:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +33,9 @@ from torchstone.export.source import Source
 from torchstone.export.standalone import verify as proof
 from torchstone.export.standalone.runtimes import MANIFEST
 
-STANDALONE = ("runtimes.py", "verify.py", "inference.py")
+Beside = Callable[[Mapping[str, Any], Mapping[str, str]], Mapping[str, str]]
+"""From the manifest and the versions it needs: texts of more files, by name."""
+STANDALONE = ("runtimes.py", "verify.py", "decoding.py", "inference.py")
 
 
 class Unsound(ModelError):
@@ -109,8 +111,18 @@ class Bundle:
         }
 
 
-def export(source: Source, out: Path, formats: Sequence[Format], *, replace: bool = False) -> Bundle:
-    """Write the bundle `out`. Unsound if the model must not leave; ModelError if no format holds."""
+def export(
+    source: Source,
+    out: Path,
+    formats: Sequence[Format],
+    *,
+    replace: bool = False,
+    beside: Beside | None = None,
+) -> Bundle:
+    """Write the bundle `out`. Unsound if the model must not leave; ModelError if no format holds.
+
+    `beside` gives texts that lie in the bundle too, such as the server's.
+    """
     began = time.monotonic()
     require_place(out, replace)
     for each in formats:
@@ -126,7 +138,7 @@ def export(source: Source, out: Path, formats: Sequence[Format], *, replace: boo
             _prove(one, folder, manifest, golden, health)
         _require_some(made, health)
         manifest["formats"] = {each.name: each.entry for each in made if each.status != "fail"}
-        _write_rest(source, folder, formats, made, manifest, health)
+        _write_rest(source, folder, formats, made, manifest, health, beside)
         seal(folder, manifest)
         _publish(folder, out)
     return Bundle(out, manifest, made, health, golden, [*source.notes, *notes], time.monotonic() - began)
@@ -306,6 +318,7 @@ def _write_rest(
     made: Sequence[Made],
     manifest: dict[str, Any],
     health: Health,
+    beside: Beside | None,
 ) -> None:
     kept = tuple(each for each, one in zip(formats, made, strict=True) if one.status != "fail")
     wanted = provenance.requirements(kept, source)
@@ -322,6 +335,9 @@ def _write_rest(
         # There the three lie beside each other, outside any package.
         text = (Path(proof.__file__).parent / name).read_text(encoding="utf-8")
         _files.write_text(folder / name, text.replace("torchstone.export.standalone.", ""))
+    for name, text in (beside(manifest, wanted) if beside else {}).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        _files.write_text(folder / name, text)
 
 
 def _publish(folder: Path, out: Path) -> None:

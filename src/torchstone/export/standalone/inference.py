@@ -17,20 +17,17 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from torchstone.export.standalone.decoding import Sampling, Stream, Wrong, choose, softmax
 from torchstone.export.standalone.runtimes import CannotRun, Run, open_format, read_manifest, say
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 GENERATIVE = ("causal-lm", "seq2seq")
 CLASSES = ("classification", "vision")
 Rows = list[list[int]]
-
-
-class Wrong(Exception):
-    """What was asked for cannot be done; the message says why."""
 
 
 class Predictor:
@@ -147,11 +144,14 @@ class Predictor:
             return [{"embedding": each.mean(axis=0).tolist()} for each in outputs]
         return [{"output": each.tolist()} for each in outputs]
 
-    def see(self, files: Sequence[Path]) -> list[dict[str, Any]]:
-        batch = np.stack([self.pixels(each) for each in files])
-        return [self.classify(each) for each in self.run({self.names[0]: batch})]
+    def see(self, files: Sequence[Path | BinaryIO]) -> list[dict[str, Any]]:
+        return self.look([self.pixels(each) for each in files])
 
-    def pixels(self, file: Path) -> np.ndarray:
+    def look(self, pictures: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+        """Classes of pictures that are pixels already, (C, H, W) each."""
+        return [self.classify(each) for each in self.run({self.names[0]: np.stack(pictures)})]
+
+    def pixels(self, file: Path | BinaryIO) -> np.ndarray:
         """(C, H, W) between 0 and 1, scaled as in training."""
         try:
             from PIL import Image
@@ -172,48 +172,52 @@ class Predictor:
 
     def generate(self, rows: Rows, sampling: Sampling) -> list[dict[str, Any]]:
         """Continue each row, or answer it; all rows together, a pass per token."""
+        random = np.random.default_rng(sampling.seed)
+        streams = [self.open_stream(row, sampling, random) for row in rows]
+        while running := [each for each in streams if each.ended is None]:
+            for each, logits in zip(running, self.next_logits(running), strict=True):
+                self.take(each, logits)
+        return [self.told(each) for each in streams]
+
+    def open_stream(
+        self, row: list[int], sampling: Sampling, random: np.random.Generator | None = None
+    ) -> Stream:
+        """A text to be made; `random` is shared by those that were asked for together."""
         first = self.about["decoder_start_token_id"]
         first = self.about["pad_token_id"] if first is None else first
         if self.task == "seq2seq" and first is None:
             raise Wrong("the decoder needs a first token, and bundle.json tells none")
-        random = np.random.default_rng(sampling.seed)
-        streams = [[first] for _ in rows] if self.task == "seq2seq" else [list(row) for row in rows]
-        made: list[list[int]] = [[] for _ in rows]
-        ended = ["length"] * len(rows)
-        running = list(range(len(rows))) if sampling.max_new_tokens else []
-        texts = [""] * len(rows)
-        while running:
-            for place, logits in zip(running, self._next(rows, streams, running), strict=True):
-                token = choose(logits, sampling, random, self._num_ids())
-                streams[place].append(token)
-                made[place].append(token)
-                texts[place], over = self._text(made[place], sampling.stop)
-                if token == self.about["eos_token_id"]:
-                    ended[place] = "eos"
-                elif over:
-                    ended[place] = "stop"
-                elif self.task == "seq2seq" and self.limit is not None and len(streams[place]) >= self.limit:
-                    ended[place] = "limit"
-            running = [
-                each
-                for each in running
-                if ended[each] == "length" and len(made[each]) < sampling.max_new_tokens
-            ]
-        if self.words is None:
-            return [{"ids": ids, "ended": how} for ids, how in zip(made, ended, strict=True)]
-        return [
-            {"text": text, "ids": ids, "ended": how}
-            for text, ids, how in zip(texts, made, ended, strict=True)
-        ]
+        tokens = [first] if self.task == "seq2seq" else list(row)
+        return Stream(row, tokens, sampling, random)
 
-    def _next(self, rows: Rows, streams: Rows, running: Sequence[int]) -> list[np.ndarray]:
+    def next_logits(self, streams: Sequence[Stream]) -> list[np.ndarray]:
+        """(V,) of the next token of each stream, by one pass over all."""
+        tokens = [each.tokens for each in streams]
         if self.task == "seq2seq":
-            found = self.outputs([rows[each] for each in running], [streams[each] for each in running])
+            found = self.outputs([each.given for each in streams], tokens)
         else:  # the oldest tokens leave first
-            found = self.outputs(
-                [streams[each][-self.limit :] if self.limit else streams[each] for each in running]
-            )
+            found = self.outputs([each[-self.limit :] if self.limit else each for each in tokens])
         return [each[-1] for each in found]
+
+    def take(self, stream: Stream, logits: np.ndarray) -> None:
+        """Choose the next token of a stream, and see whether it ends there."""
+        token = choose(logits, stream.sampling, stream.random, self._num_ids())
+        stream.tokens.append(token)
+        stream.made.append(token)
+        stream.text, over = self._text(stream.made, stream.sampling.stop)
+        full = self.task == "seq2seq" and self.limit is not None and len(stream.tokens) >= self.limit
+        if token == self.about["eos_token_id"]:
+            stream.ended = "eos"
+        elif over:
+            stream.ended = "stop"
+        elif len(stream.made) >= stream.sampling.max_new_tokens:
+            stream.ended = "length"
+        elif full:
+            stream.ended = "limit"
+
+    def told(self, stream: Stream) -> dict[str, Any]:
+        found = {"ids": stream.made, "ended": stream.ended}
+        return found if self.words is None else {"text": stream.text, **found}
 
     def _num_ids(self) -> int | None:
         """Rows of the embedding that the tokenizer has no text for stay unused."""
@@ -225,56 +229,6 @@ class Predictor:
         text = self.decode(ids)
         places = [place for each in stops if (place := text.find(each)) >= 0]
         return (text[: min(places)], True) if places else (text, False)
-
-
-class Sampling:
-    """How the next token is chosen, and when to stop."""
-
-    def __init__(
-        self,
-        max_new_tokens: int = 50,
-        temperature: float = 0.8,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        stop: Sequence[str] = (),
-        seed: int = 0,
-    ) -> None:
-        if max_new_tokens < 0 or temperature < 0 or (top_k is not None and top_k < 1):
-            raise Wrong("--max-new-tokens and --temperature are 0 or more, --top-k is 1 or more")
-        if top_p is not None and not 0 < top_p <= 1:
-            raise Wrong(f"--top-p is above 0 and at most 1, not {top_p}")
-        self.max_new_tokens, self.temperature, self.top_k, self.top_p = (
-            max_new_tokens,
-            temperature,
-            top_k,
-            top_p,
-        )
-        self.stop, self.seed = [each for each in stop if each], seed
-
-
-def choose(
-    logits: np.ndarray, sampling: Sampling, random: np.random.Generator, num_ids: int | None = None
-) -> int:
-    """Temperature first, then top-k, then top-p (Holtzman et al. 2019); a temperature of 0 is greedy."""
-    logits = logits[:num_ids].astype(np.float64)
-    if np.isnan(logits).any() or not np.isfinite(logits).any():
-        raise Wrong("the model's next-token logits are no numbers")
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    logits = logits / sampling.temperature
-    if sampling.top_k is not None and sampling.top_k < len(logits):
-        logits = np.where(logits < np.sort(logits)[-sampling.top_k], -np.inf, logits)
-    if sampling.top_p is not None:
-        order = np.argsort(-logits, kind="stable")
-        ranked = softmax(logits)[order]
-        # A token stays while those before it are not enough; so the first one always does.
-        logits[order[ranked.cumsum() - ranked >= sampling.top_p]] = -np.inf
-    return int(random.choice(len(logits), p=softmax(logits)))
-
-
-def softmax(values: np.ndarray) -> np.ndarray:
-    shares = np.exp(values - values.max())
-    return np.asarray(shares / shares.sum())
 
 
 # --- command line -------------------------------------------------------------------------------

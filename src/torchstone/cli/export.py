@@ -40,6 +40,17 @@ def export(
     capsule: Annotated[
         bool, typer.Option("--capsule", help="Pack the run without its weights, to be reproduced elsewhere.")
     ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push",
+            metavar="HF_REPO",
+            help="Show what would go to the hub; with --yes it goes. A bundle, too.",
+        ),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Where --push makes the repository, only you see it.")
+    ] = False,
     tokenizer: TokenizerFile = None,
     task: Annotated[str | None, typer.Option("--task", help="The task, where the guess is wrong.")] = None,
     trust: Trust = None,
@@ -67,6 +78,8 @@ def export(
 
     Example:  torchstone export runs/first --capsule
 
+    Example:  torchstone export bundles/first --push me/first
+
     Example:  torchstone export hf:./my-model --formats safetensors,onnx --out bundles/mine --json
     """
     start_logging(quiet, verbose)
@@ -76,11 +89,19 @@ def export(
         return _list(as_json)
     if target is None:
         raise UsageError("which model?", next="torchstone export RUN|TARGET --out DIR")
+    if private and push is None:
+        raise UsageError("--private has no effect without --push")
     if capsule:
-        for flag, given in (("--formats", formats), ("--archive", archive), ("--shrink", shrink)):
-            if given:
-                raise UsageError(f"{flag} has no effect on --capsule")
+        _refuse_idle(
+            {"--formats": formats, "--archive": archive, "--shrink": shrink, "--push": push}, "--capsule"
+        )
         return _capsule(target, out, dry_run, yes, as_json)
+    if push is not None and (Path(target) / "bundle.json").is_file():
+        _refuse_idle(
+            {"--formats": formats, "--archive": archive, "--shrink": shrink, "--out": out},
+            "a bundle that is pushed as it is",
+        )
+        return _push_bundle(Path(target), push, private, yes and not dry_run, as_json)
     wanted = chosen(formats or DEFAULT)
     if shrink and any(each.name not in GRAPHS for each in wanted):
         raise UsageError(
@@ -109,13 +130,64 @@ def export(
                 pack(made.path, packed)
     if dry_run:
         return _plan(source, place, wanted, as_json)
+    pushed = None
+    if push is not None and made.verdict in ("pass", "warn"):
+        pushed = _pushed(made.path, push, private, yes)
     if as_json:
-        print_json(made.to_dict() | {"archive": None if packed is None else str(packed)})
+        archived = {"archive": None if packed is None else str(packed)}
+        print_json(made.to_dict() | archived | {"push": pushed})
     else:
         _show(made, quiet)
         if packed is not None:
             console().print(f"{packed} ({packed.stat().st_size / 1e6:,.1f} MB)", markup=False, soft_wrap=True)
+        if pushed is not None:
+            _show_push(pushed)
     return 0 if made.verdict in ("pass", "warn") else 1
+
+
+def _refuse_idle(given: dict[str, Any], what: str) -> None:
+    for flag, value in given.items():
+        if value:
+            raise UsageError(f"{flag} has no effect on {what}")
+
+
+def _push_bundle(folder: Path, repo: str, private: bool, really: bool, as_json: bool) -> int:
+    from torchstone._errors import DataError
+    from torchstone.export.verify import verify_bundle
+
+    found = verify_bundle(folder)
+    if found["verdict"] != "pass":
+        told = found["problems"] or [f"{each['name']}: {each['why']}" for each in found["formats"]]
+        raise DataError(
+            "the bundle is not pushed, for it does not hold",
+            why=told[0] if told else "no format could be run",
+            next=f"torchstone verify {folder}",
+        )
+    pushed = _pushed(folder, repo, private, really)
+    if as_json:
+        print_json(pushed)
+    else:
+        _show_push(pushed)
+    return 0
+
+
+def _pushed(folder: Path, repo: str, private: bool, really: bool) -> dict[str, Any]:
+    """The `torchstone.push/1` object; nothing goes but where it was confirmed."""
+    from torchstone.export.hub import plan_push
+
+    plan = plan_push(folder, repo)
+    return plan.to_dict() | {"commit": plan.push(private=private) if really else None}
+
+
+def _show_push(pushed: dict[str, Any]) -> None:
+    screen = console()
+    if pushed["commit"] is not None:
+        screen.print(f"pushed: {pushed['commit']}", markup=False, soft_wrap=True)
+        return
+    for name, size in pushed["files"].items():
+        screen.print(f"{size:>14,} {name}", markup=False, soft_wrap=True)
+    told = f"{len(pushed['files'])} files, {pushed['bytes'] / 1e6:,.1f} MB"
+    screen.print(f"{told}, would go to {pushed['repo']}; nothing was pushed, --yes does it", markup=False)
 
 
 def _default_place(target: str) -> Path:

@@ -13,11 +13,18 @@ from faults.job import Job, Server
 from faults.rain import KILL, PLACES, Rain
 
 SHARES = 6
+IN_EVERY_TEST_RUN = 3
 needs_calls = pytest.mark.skipif(bool(why_not()), reason=why_not() or "calls can be watched")
 
 
 @needs_calls
-@pytest.mark.parametrize("share", range(SHARES))
+@pytest.mark.parametrize(
+    "share",
+    [
+        pytest.param(share, marks=[] if share < IN_EVERY_TEST_RUN else pytest.mark.campaign)
+        for share in range(SHARES)
+    ],
+)
 def test_kill_at_every_kind_of_call_that_changes_the_disk(
     new_job: Callable[..., Job], reference: dict[str, Any], labels: list[str], share: int
 ) -> None:
@@ -32,13 +39,14 @@ def test_kill_at_every_kind_of_call_that_changes_the_disk(
 
 
 @needs_calls
-def test_kill_at_every_call_after_the_last_step(
-    new_job: Callable[..., Job], reference: dict[str, Any]
+@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.campaign)])
+def test_kill_at_calls_after_the_last_step(
+    new_job: Callable[..., Job], reference: dict[str, Any], stride: int
 ) -> None:
     report = "rename one/.report.json.N.partial"
     calls = new_job().train(trace=True)["trace"]
     rain = Rain(new_job, reference)
-    for later in range(1, len(calls) - calls.index(report)):
+    for later in range(1, len(calls) - calls.index(report), stride):
         rain.strike({"io": report, "count": 1, "signals": [], "kill_after": later})
     rain.finish()
     assert rain.tally.broken == []

@@ -72,8 +72,9 @@ def test_a_validation_that_a_signal_does_not_let_begin(
 def test_a_signal_while_something_is_written(
     new_job: Callable[..., Job], reference: dict[str, Any], name: str
 ) -> None:
+    """Every call under one of the signals."""
     rain = Rain(new_job, reference)
-    for label in AT_CALLS:
+    for label in AT_CALLS[list(CODES).index(name) :: len(CODES)]:
         told = rain.strike_surely({"io": label, "count": 1, "signals": [name]})
         assert (told["struck"], told["code"]) == (label, CODES[name])
     rain.finish()

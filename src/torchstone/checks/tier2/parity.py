@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SCHEMA = "torchstone.parity/1"
 STEPS, FEW_STEPS = 20, 5
 TOKENS = 16
-TIMES = 16.0
+TIMES = 4.0
 """How much further than one rounding of the weights a right way may be: it rounds after every operation."""
 LEAST = {
     FLOAT32: {"answers": 1e-5, "loss": 1e-5, "gradients": 1e-4, "trajectory": 1e-4},

@@ -1,0 +1,1 @@
+"""Tier 4: what leaves the house is still the model."""

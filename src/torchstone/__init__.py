@@ -17,6 +17,9 @@ _HOMES = {
     "Output": "torchstone.adapt.output",
     "check": "torchstone.checks.run",
     "evaluate": "torchstone.train.evaluate",
+    "fine_tuning": "torchstone.train.fine_tuning",
+    "benchmark_comparison": "torchstone.train.head_to_head",
+    "amp_speedup": "torchstone.train.amp",
     "CheckReport": "torchstone.checks.report",
     "CheckResult": "torchstone.tracking.records",
     "TaskSpec": "torchstone.data.task",
@@ -41,8 +44,11 @@ if TYPE_CHECKING:
     from torchstone.checks.run import check as check
     from torchstone.data.task import TaskSpec as TaskSpec
     from torchstone.tracking.records import CheckResult as CheckResult
+    from torchstone.train.amp import amp_speedup as amp_speedup
     from torchstone.train.config import TrainingConfig as TrainingConfig
     from torchstone.train.evaluate import evaluate as evaluate
+    from torchstone.train.fine_tuning import fine_tuning as fine_tuning
+    from torchstone.train.head_to_head import benchmark_comparison as benchmark_comparison
     from torchstone.train.trainer import Trainer as Trainer
 
 _getattr, __dir__ = lazily(__name__, _HOMES)

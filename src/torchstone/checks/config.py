@@ -23,6 +23,7 @@ class CheckConfig(Section):
         gt=0.0,
     )
     seed: int = knob(0, help="Seed of every probe.", ge=0)
+    baseline: str | None = knob(None, help="TARGET that the check `benchmark` trains beside the model.")
 
 
 SECTIONS: dict[str, type[Section]] = {**TRAINING, "check": CheckConfig}

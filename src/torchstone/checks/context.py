@@ -7,7 +7,7 @@ A check may change the model (train it, put hooks on it): the runner puts everyt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,8 @@ class Context:
     examples: Any
     """`.batch(batch_size, length=None, seed=0)` and `.primary`."""
     config: dict[str, Any] = field(default_factory=dict)
+    wishes: Mapping[str, Any] = field(default_factory=dict)
+    """What the user names for checks that compare: `baseline` and whether its code is trusted, `glue` ..."""
     cache: dict[Any, Any] = field(default_factory=dict)
     """Shared between the checks of one job, such as baseline outputs."""
     current: Check | None = None

@@ -52,10 +52,12 @@ def check(
     device: str | torch.device | None = None,
     budget_s: float = 60.0,
     progress: Progress | None = None,
+    wishes: Mapping[str, Any] | None = None,
 ) -> CheckReport:
     """Prove `model` (a module, a loaded model or a TARGET); it comes back exactly as it was.
 
     `inputs` is anything that a plain call accepts: a tensor, a tuple, or a dict of keyword arguments.
+    `wishes` holds what checks of tier 3 are told, such as `{"baseline": TARGET}`.
     """
     started = time.perf_counter()
     chosen = choose(tiers, _names(only), _names(skip))
@@ -65,7 +67,7 @@ def check(
         untouched = Kept(module, parameters=False)
         adapter = open_adapter()
         untouched.restore()
-        context = _context(adapter, inputs, config, seed, budget_s)
+        context = _context(adapter, inputs, config, seed, budget_s, wishes or {})
         results = []
         for number, each in enumerate(chosen, 1):
             if progress:
@@ -97,6 +99,8 @@ class CheckJob:
     device: str | None = None
     sizes: Mapping[str, Any] = field(default_factory=dict)
     """What replaces the target's own choices, by their names in `model.*`."""
+    baseline: str | None = None
+    """TARGET that the model is compared with."""
 
     @classmethod
     def of(cls, settings: Resolved, *, trust: bool | None = None, device: str | None = None) -> CheckJob:
@@ -113,6 +117,7 @@ class CheckJob:
             seed=wishes.seed,
             device=device,
             sizes=settings.model.overrides(),
+            baseline=wishes.baseline,
         )
 
 
@@ -161,6 +166,7 @@ def _run_here(config: CheckJob, progress: Progress | None) -> CheckReport:
         device=config.device,
         budget_s=config.budget_s,
         progress=progress,
+        wishes={"baseline": config.baseline, "trust": config.trust},
     )
 
 
@@ -208,7 +214,8 @@ def _is_trusted(config: CheckJob) -> bool:
 
     if config.trust is not None:
         return config.trust
-    return not parse_target(config.target).untrusted_by_default
+    targets = [config.target, *([config.baseline] if config.baseline else [])]
+    return not any(parse_target(each).untrusted_by_default for each in targets)
 
 
 def _planned(chosen: list[Check], config: CheckJob) -> CheckReport:
@@ -242,7 +249,9 @@ def _open(
     return model.module, where, lambda: adapt(model.module, config=config or model.config, task=settled)
 
 
-def _context(adapter: Any, inputs: Any, config: Any, seed: int, budget_s: float) -> Context:
+def _context(
+    adapter: Any, inputs: Any, config: Any, seed: int, budget_s: float, wishes: Mapping[str, Any]
+) -> Context:
     parameters = list(adapter.module.parameters())
     device = parameters[0].device if parameters else torch.device("cpu")
     examples = adapter.examples
@@ -252,7 +261,9 @@ def _context(adapter: Any, inputs: Any, config: Any, seed: int, budget_s: float)
     count = sum(each.numel() for each in parameters)
     plan = choose_plan(count, adapter.facts.max_seq_len, budget_s)
     plain = config if isinstance(config, dict) else dict(getattr(config, "__dict__", {}))
-    return Context(adapter=adapter, plan=plan, seed=seed, device=device, examples=examples, config=plain)
+    return Context(
+        adapter=adapter, plan=plan, seed=seed, device=device, examples=examples, config=plain, wishes=wishes
+    )
 
 
 def _run_one(each: Check, context: Context) -> CheckResult:

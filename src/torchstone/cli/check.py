@@ -48,6 +48,10 @@ def check(
     budget: Annotated[
         float | None, typer.Option("--budget", help="Rough seconds, 60 by default; chooses the probes.")
     ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option("--baseline", metavar="TARGET", help="What `benchmark` (tier 3) compares with."),
+    ] = None,
     trust: Annotated[
         bool | None, typer.Option("--trust/--untrusted", help="Run the model's code here, or only isolated.")
     ] = None,
@@ -80,6 +84,7 @@ def check(
         "check.skip": None if skip is None else split_commas(skip),
         "check.budget_s": budget,
         "check.seed": seed,
+        "check.baseline": baseline,
         "train.dry_run": True if dry_run else None,
     }
     settings = read_settings(config=config, defconfig=defconfig, assignments=set_ or [], flags=flags)

@@ -1,0 +1,1 @@
+"""Tier 3: the model is trained by the one engine, and what comes of it is compared."""

@@ -9,59 +9,38 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 HEAVY = ("torch", "numpy", "pandas", "sqlalchemy", "matplotlib", "transformers", "tokenizers")
 
 PROBE = """
-import sys
-from torchstone.cli.main import run
-code = run({arguments!r})
-heavy = [name for name in {heavy!r} if name in sys.modules]
-print("HEAVY", heavy, "CODE", code)
+import contextlib, io, sys
+import typer
+from torchstone.cli.main import COMMANDS, run
+
+lines = [["--help"], ["--version"], ["export", "--list"], ["study", "list"], ["study", "show", "widths"]]
+for name, command in COMMANDS.items():
+    lines.append([name, "--help"])
+    if isinstance(command, typer.Typer):
+        subcommands = [each.name or each.callback.__name__ for each in command.registered_commands]
+        lines += [[name, each, "--help"] for each in subcommands]
+for line in lines:
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = run(line)
+    heavy = [name for name in {heavy!r} if name in sys.modules]
+    if code or heavy:
+        print(line, "ends with", code, "and has imported", heavy)
+        break
+else:
+    print("light:", len(lines))
 """
 
 
-def heavy_imports(arguments: list[str], **environment: str) -> str:
-    probe = PROBE.format(arguments=arguments, heavy=HEAVY)
+def test_help_imports_nothing_heavy() -> None:
+    """Of each command, in one process: the next would be blamed for what one imports, so it stops there."""
     done = subprocess.run(
-        [sys.executable, "-c", probe],
-        capture_output=True,
-        text=True,
-        env=os.environ | environment,
-        check=True,
+        [sys.executable, "-c", PROBE.format(heavy=HEAVY)], capture_output=True, text=True, check=True
     )
-    return done.stdout.splitlines()[-1]
-
-
-COMMANDS = [
-    ["--help"],
-    ["--version"],
-    ["check", "--help"],
-    ["train", "--help"],
-    ["generate", "--help"],
-    ["export", "--list"],
-    ["serve", "--help"],
-    ["eval", "--help"],
-    ["config", "--help"],
-    ["runs", "--help"],
-    ["data", "--help"],
-    ["data", "show", "--help"],
-    ["tokenizer", "--help"],
-    ["tokenizer", "train", "--help"],
-    ["tokenizer", "validate", "--help"],
-    ["study", "--help"],
-    ["study", "list"],
-    ["study", "show", "widths"],
-    ["doctor", "--help"],
-    ["publish", "--help"],
-    ["runs", "invalidate", "--help"],
-]
-
-
-@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    assert heavy_imports(arguments) == "HEAVY [] CODE 0"
+    word, count = done.stdout.split(": ") if done.stdout.startswith("light") else (done.stdout, "0")
+    assert word == "light" and int(count) > 50
 
 
 def test_shell_completion_imports_nothing_heavy() -> None:

@@ -39,7 +39,7 @@ def list_runs(
     start_logging(quiet, verbose)
     from torchstone.report.run_info import live_status
 
-    with _open(store) as opened:
+    with open_store(store) as opened:
         runs = opened.runs(kind=kind, limit=limit)
         last = opened.last_values([run.run_id for run in runs])
     if as_json:
@@ -67,8 +67,8 @@ def show(
     start_logging(quiet, verbose)
     from torchstone.report.run_info import run_info
 
-    run_id, store = _located(run, store)
-    with _open(store) as opened:
+    run_id, store = located(run, store)
+    with open_store(store) as opened:
         info = run_info(opened, run_id)
         report = opened.check_report(info.run.run_id)
     if as_json:
@@ -131,16 +131,9 @@ def compare_runs(
         raise UsageError(f"{', '.join(useless)} has no effect without --regression")
     from torchstone.report.compare import compare
 
-    located = [_located(run, store) for run in runs]
-    stores = {where for _, where in located}
-    if len(stores) > 1:
-        raise UsageError(
-            "these runs are in different stores",
-            where=", ".join(str(each) for each in stores),
-            next="compare runs whose folders lie side by side",
-        )
-    with _open(stores.pop()) as opened:
-        comparison = compare(opened, [run_id for run_id, _ in located])
+    run_ids, store = of_one_store(runs, store)
+    with open_store(store) as opened:
+        comparison = compare(opened, run_ids)
     if as_json:
         print_json(comparison.to_dict())
         return 0
@@ -170,8 +163,8 @@ def probes(
     from torchstone.report.probes_info import probe_panels, probes_dict
     from torchstone.report.run_info import run_info
 
-    run_id, store = _located(run, store)
-    with _open(store) as opened:
+    run_id, store = located(run, store)
+    with open_store(store) as opened:
         info = run_info(opened, run_id)
     panels = probe_panels(info)
     if not panels:
@@ -219,7 +212,7 @@ def best(
     from torchstone.report.compare import best_run
     from torchstone.report.numbers import number
 
-    with _open(store) as opened:
+    with open_store(store) as opened:
         found = best_run(opened, metric, "max" if mode == "max" else "min" if mode else None)
     if as_json:
         print_json({"schema": "torchstone.best/1", **found})
@@ -246,8 +239,8 @@ def tag(
     start_logging(quiet, verbose)
     from torchstone.tracking.marks import add_tags, remove_tags
 
-    run_id, store = _located(run, store)
-    with _open(store, readonly=False) as opened:
+    run_id, store = located(run, store)
+    with open_store(store, readonly=False) as opened:
         run_id = opened.run(run_id).run_id
         (remove_tags if remove else add_tags)(opened, run_id, tags)
         _show_marks(opened, run_id, as_json)
@@ -272,8 +265,8 @@ def invalidate_run(
     from torchstone.study.claim.seal import judge_again
     from torchstone.tracking.marks import invalidate, revalidate
 
-    run_id, store = _located(run, store)
-    with _open(store, readonly=False) as opened:
+    run_id, store = located(run, store)
+    with open_store(store, readonly=False) as opened:
         run_id = opened.run(run_id).run_id
         (revalidate if undo else invalidate)(opened, run_id, why)
         pages = judge_again(opened, run_id)
@@ -296,7 +289,7 @@ def _show_marks(store: Store, run_id: str, as_json: bool, **more: Any) -> None:
     console().print(f"{run_id}  tags: {', '.join(tags) or 'none'}{invalid}", markup=False)
 
 
-def _located(run: str, store: str | None) -> tuple[str, str | None]:
+def located(run: str, store: str | None) -> tuple[str, str | None]:
     """The run's id and its store; a run folder knows both."""
     from pathlib import Path
 
@@ -308,20 +301,33 @@ def _located(run: str, store: str | None) -> tuple[str, str | None]:
     return RunFolder.open(run).run_id, store or default_store(run)
 
 
+def of_one_store(runs: list[str], store: str | None) -> tuple[list[str], str | None]:
+    """The ids of several runs and the store that they share."""
+    found = [located(run, store) for run in runs]
+    stores = {where for _, where in found}
+    if len(stores) > 1:
+        raise UsageError(
+            "these runs are in different stores",
+            where=", ".join(str(each) for each in stores),
+            next="name runs whose folders lie side by side",
+        )
+    return [run_id for run_id, _ in found], stores.pop() if stores else store
+
+
 def _folder(run: str, store: str | None) -> str:
     """The run folder, or the checkpoint, that is meant."""
     from pathlib import Path
 
     if Path(run).is_dir():
         return run
-    with _open(store) as opened:
+    with open_store(store) as opened:
         found = opened.run(run)
     if not Path(found.run_dir).is_dir():
         raise UsageError(f"the folder of {found.run_id} is gone", where=found.run_dir)
     return found.run_dir
 
 
-def _open(where: str | None, *, readonly: bool = True) -> Store:
+def open_store(where: str | None, *, readonly: bool = True) -> Store:
     from torchstone.tracking.store import Store
 
     if not readonly:

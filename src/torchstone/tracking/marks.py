@@ -17,6 +17,8 @@ from torchstone.tracking.rows import Event, RunRow
 from torchstone.tracking.store import Store
 
 TAG, UNTAG, INVALID, VALID = "tagged", "untagged", "invalidated", "revalidated"
+PUBLISHED = "published"
+"""A page rests on the run; the event says which."""
 CONFIGURED = "tracking.tags"
 """The knob that gives tags at the start."""
 

@@ -136,6 +136,12 @@ class Store:
         if touched == 0:
             raise self._unknown(run_id)
 
+    def remove_run(self, run_id: str) -> None:
+        """Forget a run with its rows, events and checks; its files are not the store's (see `removal.py`)."""
+        statement = delete(schema.runs).where(schema.runs.c.run_id == run_id)
+        if not self._database.write(lambda connection: connection.execute(statement).rowcount, about=run_id):
+            raise self._unknown(run_id)
+
     def adopt(self, other: Store, run_id: str) -> None:
         """Take a run over from another store, with rows, events and checks; what was here is replaced."""
         tables = [schema.runs, schema.metrics, schema.last_values, schema.events, schema.check_reports]

@@ -25,14 +25,13 @@ from torchstone.study.claim.page import html_page, markdown_page
 from torchstone.study.claim.picture import comparison_figure
 from torchstone.study.claim.publication import Publication
 from torchstone.study.claim.verdict import HOLDS, REFUSED, VERDICTS
+from torchstone.tracking.marks import PUBLISHED
 from torchstone.tracking.store import Store
 
 log = logging.getLogger(__name__)
 
 SCHEMA = "torchstone.page/1"
 FILE = "page.json"
-PUBLISHED = "published"
-"""Kind of the event by which a run knows the pages that rest on it."""
 
 
 @dataclass(frozen=True, kw_only=True)

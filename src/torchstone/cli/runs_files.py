@@ -1,0 +1,138 @@
+"""`torchstone runs export | rm | gc`: rows for other programs, and what is taken off the disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from torchstone.cli.runs import Where, app, of_one_store, open_store
+from torchstone.cli.session import Json, Quiet, Verbose, Yes, console, print_json, split_commas, start_logging
+
+if TYPE_CHECKING:
+    from torchstone.tracking.removal import Litter, Removal
+
+__all__ = ["app"]
+
+Some = Annotated[list[str] | None, typer.Argument(metavar="RUN...", help="Run ids or run folders.")]
+Many = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run ids or run folders, of one store.")]
+
+
+@app.command("export")
+def export_rows(
+    out: Annotated[str, typer.Option("--out", metavar="FILE", help="Ends in .csv, .jsonl or .parquet.")],
+    runs: Some = None,
+    keys: Annotated[
+        str | None, typer.Option("--keys", help="Only these metrics, comma-separated; default: all.")
+    ] = None,
+    store: Where = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Write metric rows of runs, of all without RUN, as CSV, JSON lines or Parquet.
+
+    Example:  torchstone runs export --out rows.csv
+
+    Example:  torchstone runs export 20260131-1200 --keys train/loss,val/loss --out losses.parquet
+    """
+    start_logging(quiet, verbose)
+    from pathlib import Path
+
+    from torchstone.report.rows_file import write_rows
+
+    ids, store = of_one_store(runs or [], store)
+    with open_store(store) as opened:
+        chosen = [opened.run(run_id) for run_id in ids] if ids else list(reversed(opened.runs()))
+        count = write_rows(opened, chosen, Path(out), keys=split_commas(keys))
+    if as_json:
+        answer = {"schema": "torchstone.runs-export/1", "file": out, "runs": len(chosen), "rows": count}
+        print_json(answer)
+    elif not quiet:
+        console().print(f"{count:,} rows of {len(chosen)} runs in {out}", markup=False, soft_wrap=True)
+    return 0
+
+
+@app.command("rm")
+def remove_runs(
+    runs: Many,
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove runs that a page or a registered model rests on, too.")
+    ] = False,
+    yes: Yes = False,
+    store: Where = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Say what would be removed with these runs; with --yes remove their folders and their rows.
+
+    Example:  torchstone runs rm 20260131-1200 20260131-1215
+
+    Example:  torchstone runs rm runs/failed --yes
+    """
+    start_logging(quiet, verbose)
+    from torchstone.tracking.removal import removals, remove
+
+    ids, store = of_one_store(runs, store)
+    with open_store(store, readonly=not yes) as opened:
+        doomed = removals(opened, ids)
+        for each in doomed if yes else ():
+            remove(opened, each, force=force)
+    if as_json:
+        told = [each.to_dict() for each in doomed]
+        print_json({"schema": "torchstone.runs-rm/1", "removed": yes, "runs": told})
+        return 0
+    for each in doomed:
+        console().print(_line(each, "removed" if yes else "would remove"), markup=False, soft_wrap=True)
+    if not yes:
+        console().print("nothing was removed; --yes removes them")
+    return 0
+
+
+@app.command("gc")
+def collect_garbage(
+    yes: Yes = False, store: Where = None, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = 0
+) -> int:
+    """Find what no run needs: rows without a folder, unfinished files, damaged checkpoints; --yes removes it.
+
+    Example:  torchstone runs gc
+
+    Example:  torchstone runs gc --yes
+    """
+    start_logging(quiet, verbose)
+    from torchstone.tracking.removal import discard, litter
+
+    with open_store(store, readonly=not yes) as opened:
+        found = litter(opened)
+        for each in found if yes else ():
+            discard(opened, each)
+    if as_json:
+        told = [each.to_dict() for each in found]
+        print_json({"schema": "torchstone.runs-gc/1", "removed": yes, "litter": told})
+        return 0
+    for each in found:
+        console().print(
+            _litter_line(each, "removed" if yes else "would remove"), markup=False, soft_wrap=True
+        )
+    if not found:
+        console().print("nothing to remove: each file belongs to a run, and each run has its folder")
+    elif not yes:
+        console().print("nothing was removed; --yes removes it")
+    return 0
+
+
+def _line(each: Removal, verb: str) -> str:
+    where = "no folder" if each.folder is None else f"{each.folder}, {each.bytes / 1e6:,.1f} MB"
+    held = f"; but {'; '.join(each.held_by)}" if each.held_by else ""
+    return f"{verb} {each.run_id}  {each.status}, {where}{held}"
+
+
+def _litter_line(each: Litter, verb: str) -> str:
+    what = {
+        "row": f"the row of {each.run_id}, whose folder is gone",
+        "unfinished": "what a killed process left",
+        "quarantined": "a damaged checkpoint",
+        "removed": "the rest of a removal",
+    }[each.kind]
+    return f"{verb} {what}:  {each.path}, {each.bytes / 1e6:,.1f} MB"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torchstone.checks.context import Batch, Context
     from torchstone.tracking.records import CheckResult
 
-NODES = (16, 32, 64)
+NODES = (8, 16, 32, 64)
 GAP = 0.01
 """Share of the change of the answer that may stay unexplained."""
 ROUNDING = 1e-5

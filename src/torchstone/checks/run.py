@@ -67,7 +67,7 @@ def check(
         untouched = Kept(module, parameters=False)
         adapter = open_adapter()
         untouched.restore()
-        context = _context(adapter, inputs, config, seed, budget_s, wishes or {})
+        context = _context(adapter, inputs, config, seed, budget_s, wishes)
         results = []
         for number, each in enumerate(chosen, 1):
             if progress:
@@ -250,7 +250,12 @@ def _open(
 
 
 def _context(
-    adapter: Any, inputs: Any, config: Any, seed: int, budget_s: float, wishes: Mapping[str, Any]
+    adapter: Any,
+    inputs: Any,
+    config: Any,
+    seed: int,
+    budget_s: float,
+    wishes: Mapping[str, Any] | None = None,
 ) -> Context:
     parameters = list(adapter.module.parameters())
     device = parameters[0].device if parameters else torch.device("cpu")
@@ -262,7 +267,13 @@ def _context(
     plan = choose_plan(count, adapter.facts.max_seq_len, budget_s)
     plain = config if isinstance(config, dict) else dict(getattr(config, "__dict__", {}))
     return Context(
-        adapter=adapter, plan=plan, seed=seed, device=device, examples=examples, config=plain, wishes=wishes
+        adapter=adapter,
+        plan=plan,
+        seed=seed,
+        device=device,
+        examples=examples,
+        config=plain,
+        wishes=wishes or {},
     )
 
 

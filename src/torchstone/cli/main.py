@@ -23,6 +23,7 @@ from torchstone.cli import (
     drift,
     export,
     generate,
+    jobs_schedule,
     publish,
     recover,
     registry,
@@ -56,6 +57,7 @@ COMMANDS: Mapping[str, Callable[..., object] | typer.Typer] = {
     "config": config.app,
     "runs": runs_files.app,
     "registry": registry.app,
+    "jobs": jobs_schedule.jobs_app,
     "study": study_estimate.app,
     "tokenizer": tokenizer.app,
 }

@@ -1,4 +1,4 @@
-"""What happens in the process of a cell: the training job, and one record of how it ended.
+"""What happens in the process of a job or a cell: the work, and one record of how it ended.
 
     outcome = work(order)         # {"status", "exit_code", "result", "error"}
 
@@ -14,9 +14,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchstone._errors import TorchstoneError
+
+if TYPE_CHECKING:
+    from torchstone.study.kinds.record import Ended
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +31,8 @@ GRACE_S = 60.0
 
 
 def work(order: Mapping[str, Any]) -> dict[str, Any]:
-    """Train what the order says, in its folder, from where it was left."""
-    from torchstone.config.resolve import Resolved
-    from torchstone.train.config import SECTIONS
-    from torchstone.train.run import TrainJob, run
+    """Do what the order says, in its folder, from where it was left."""
+    from torchstone.study.kinds.registry import JOB_KINDS
 
     if order.get("store"):
         os.environ["TORCHSTONE_STORE"] = order["store"]
@@ -40,24 +41,32 @@ def work(order: Mapping[str, Any]) -> dict[str, Any]:
 
         torch.set_num_threads(int(order["threads"]))
     try:
-        settings = Resolved.from_json(SECTIONS, order["settings"])
-        job = TrainJob(
-            settings, run_dir=order["run_dir"], resume="auto", trust=order.get("trust"),
-            device=order.get("device"), hooks=(Diary(),),
-        )  # fmt: skip
-        result = run(job)
+        ended = _done(order) if "kind" in order else JOB_KINDS.get("training").run(order)
     except TorchstoneError as error:
         log.error("%s", error)
         return {"status": "failed", "exit_code": error.exit_code, "result": None, "error": error.to_dict()}
     except Exception as error:
-        log.exception("the cell failed")
+        log.exception("the job failed")
         told = TorchstoneError(
             f"{type(error).__name__}: {error}", where=str(Path(order["run_dir"]) / LOG)
         ).to_dict()
         return {"status": "failed", "exit_code": 1, "result": None, "error": told}
-    record = result.to_dict()
-    log.info("%s: step %d, %s", result.status, result.steps, result.final)
-    return {"status": result.status, "exit_code": result.exit_code, "result": record, "error": None}
+    return {"status": ended.status, "exit_code": ended.exit_code, "result": ended.record, "error": None}
+
+
+def _done(order: Mapping[str, Any]) -> Ended:
+    """A job of the queue, by one process at a time: that of a worker that was killed may still be ending."""
+    from torchstone.study.kinds.registry import JOB_KINDS
+    from torchstone.tracking.run_folder import locked_file
+    from torchstone.tracking.store import Store
+
+    os.chdir(order["cwd"])
+    kind, folder = JOB_KINDS.get(order["kind"]), Path(order["run_dir"])
+    with locked_file(folder / "job.lock"):
+        if order.get("unprepared"):  # a schedule made it, and what it names may have changed since
+            with Store.open(order["store"]) as store:
+                order = {**order, **kind.prepare(order["config"], store)}
+        return kind.run(order)
 
 
 class Diary:

@@ -12,35 +12,26 @@ lease.
 
 from __future__ import annotations
 
-import logging
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torchstone._files import read_json
-from torchstone.study.executor import Executor, Running
-from torchstone.study.leases import KeptLeases
+from torchstone.study.executor import Executor
 from torchstone.study.plan import Plan
 from torchstone.study.records import Cell
-from torchstone.study.slots import Wait
-from torchstone.tracking.job_table import DONE, FAILED, OVER, Job, JobTable, Lease, this_process
+from torchstone.study.session import LEASE_S, Session, Working
+from torchstone.tracking.job_table import DONE, OVER, Job, JobTable, Lease
 from torchstone.tracking.run_folder import safe_name
 from torchstone.tracking.store import Store
 from torchstone.train.signals import TRY_AGAIN, SignalWatch, exit_code_of
 
-log = logging.getLogger(__name__)
-
-LEASE_S = 30.0
 MOST_TRIES = 8
 """Claims of one cell that ended badly, after which it counts as failed."""
 LOOK_S = 0.05
-LOCKED_S = 0.5
-STOPPED = (TRY_AGAIN, 130, 143)
-PAUSES_S = (5.0, 20.0, 60.0, 300.0)
-"""Before a cell that must try again (disk, lock, network) is tried again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +153,7 @@ def run_cells(
             while True:
                 why = _stop(watch, session)
                 if why is not None:
-                    session.stop_all(why)
+                    session.stop_all(why.number)
                 else:
                     session.fill()
                 session.collect()
@@ -197,61 +188,28 @@ def _ending(why: _Why | None, cells: Cells) -> Ending:
     return Ending(reason=f"all {len(states)} cells are done", exit_code=0)
 
 
-@dataclass
-class _Working:
-    lease: Lease
-    running: Running
-    began: float = field(default_factory=time.monotonic)
-    stopped: bool = False
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.began
-
-
-class _Session:
+class _Session(Session):
     """One runner's work on a study."""
 
     def __init__(self, cells: Cells, executor: Executor, budget: Budget, lease_s: float) -> None:
-        self.cells, self.executor, self.budget, self.lease_s = cells, executor, budget, lease_s
-        self.table, self.me = cells.table, this_process()
-        self.leases = KeptLeases(cells.table, seconds=lease_s)
-        self.under_way: list[_Working] = []
+        super().__init__(cells.table, executor, lease_s)
+        self.cells, self.budget = cells, budget
         self._began = time.monotonic()
 
-    @property
-    def working(self) -> list[str]:
-        return [each.lease.job_id for each in self.under_way]
+    def claim(self) -> Lease | None:
+        return self.table.claim(self.me, seconds=self.lease_s, among=self.cells.ids)
 
-    # --- starting -------------------------------------------------------------------------------
-
-    def fill(self) -> None:
-        """Start cells while there are slots, cells that wait, and memory for them."""
-        while len(self.under_way) < self.executor.slots:
-            lease = self.table.claim(self.me, seconds=self.lease_s, among=self.cells.ids)
-            if lease is None:
-                return
-            if lease.job.tries >= MOST_TRIES:
-                self._give_up(lease)
-                continue
-            if not self._start(lease):
-                return
-
-    def _start(self, lease: Lease) -> bool:
-        """Whether it began: else it, and those after it, must wait. The lease is kept meanwhile."""
+    def order_of(self, lease: Lease) -> dict[str, Any]:
         order = dict(lease.job.order)
-        order["store"] = self._store_of(order)
-        self.leases.keep(lease)
-        running = self.executor.start(order)
-        if isinstance(running, Wait):
-            log.info("%s waits: %s", order["name"], running.why)
-            self.leases.let_go(lease)
-            self.table.give_back(lease, wait_s=1.0, counts=False, result=lease.job.result)
-            return False
-        # This process may have stood still longer than the lease: its next claim would take this cell.
-        self.leases.renew([lease])
-        self.under_way.append(_Working(lease, running))
-        return True
+        return order | {"store": self._store_of(order)}
+
+    def most_tries(self, lease: Lease) -> int:
+        return MOST_TRIES
+
+    def completed(self, each: Working, kept: Mapping[str, Any]) -> None:
+        if self._store_of(each.lease.job.order) != self.cells.store.address:
+            self._adopt(Path(each.lease.job.order["run_dir"]))
+        super().completed(each, kept)
 
     def _store_of(self, order: Mapping[str, Any]) -> str:
         """Where a cell keeps its rows: a file of another machine's cannot be written to safely."""
@@ -259,62 +217,10 @@ class _Session:
             return self.cells.store.address
         return str(Path(order["run_dir"]) / "store.db")
 
-    def _give_up(self, lease: Lease) -> None:
-        last = lease.job.result or {}
-        what = (last.get("error") or {}).get("what", "it did not end well")
-        error = {"what": f"given up after {lease.job.tries} tries: {what}"}
-        self.table.finish(lease, FAILED, {**last, "status": "failed", "error": error})
-
-    # --- ending ---------------------------------------------------------------------------------
-
-    def collect(self) -> None:
-        """What ended since the last look goes into the table."""
-        for each in list(self.under_way):
-            outcome = each.running.outcome()
-            if outcome is None:
-                if self.leases.is_lost(each.lease) and not each.stopped:
-                    self._stop(each, signal.SIGTERM)
-                continue
-            self.under_way.remove(each)
-            self.leases.let_go(each.lease)
-            self._settle(each, outcome)
-
-    def _settle(self, each: _Working, outcome: Mapping[str, Any]) -> None:
-        lease, spent = each.lease, each.seconds
-        kept = {name: outcome.get(name) for name in ("status", "exit_code", "result", "error")}
-        if outcome["status"] == "completed":
-            if self._store_of(lease.job.order) != self.cells.store.address:
-                self._adopt(Path(lease.job.order["run_dir"]))
-            self.table.finish(lease, DONE, kept, spent_s=spent)
-        elif outcome["status"] in ("interrupted", "died"):
-            self.table.give_back(lease, spent_s=spent, counts=not each.stopped, result=kept)
-        elif each.stopped and outcome["exit_code"] in STOPPED:  # before it began to train
-            self.table.give_back(lease, spent_s=spent, counts=False, result=kept)
-        elif (outcome.get("error") or {}).get("error") == "RunLocked":
-            # The process of a runner that was killed is still saving.
-            self.table.give_back(lease, spent_s=spent, wait_s=LOCKED_S, counts=False, result=kept)
-        elif outcome["exit_code"] == TRY_AGAIN:
-            pause = PAUSES_S[min(lease.job.tries, len(PAUSES_S) - 1)]
-            self.table.give_back(lease, spent_s=spent, wait_s=pause, result=kept)
-        else:
-            log.warning("%s failed: %s", lease.job.order["name"], (kept["error"] or {}).get("what"))
-            self.table.finish(lease, FAILED, kept, spent_s=spent)
-
     def _adopt(self, run_dir: Path) -> None:
         """Rows of a cell that kept its own store go into the common one."""
         with Store.open(run_dir / "store.db", readonly=True) as own:
             self.cells.store.adopt(own, read_json(run_dir / "run.json")["run_id"])
-
-    def stop_all(self, why: _Why) -> None:
-        for each in self.under_way:
-            if not each.stopped:
-                self._stop(each, why.number)
-
-    def _stop(self, each: _Working, number: Any) -> None:
-        each.stopped = True
-        each.running.stop(number)
-
-    # --- what the loop asks ---------------------------------------------------------------------
 
     def all_over(self) -> bool:
         standing = self.table.standing()

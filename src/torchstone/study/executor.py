@@ -25,6 +25,7 @@ from torchstone.data.encoding import num_cores
 from torchstone.study.cell_job import leave_with_parent, logged, work
 from torchstone.study.slots import Gpu, Wait, place_on, place_on_host, read_gpus, visible
 from torchstone.tracking.store import Store
+from torchstone.train.signals import WATCHED
 
 Order = Mapping[str, Any]
 PRELOADED = [
@@ -200,6 +201,8 @@ def died(exit_code: int | None) -> dict[str, Any]:
 
 def _in_child(order: Order, pipe: Connection) -> None:
     os.setsid()  # Ctrl-C in the terminal is the runner's, which passes it on
+    for each in WATCHED:  # a runner that forks leaves us its handlers, which only take note
+        signal.signal(each, signal.SIG_DFL)
     leave_with_parent()
     if order.get("visible"):
         os.environ["CUDA_VISIBLE_DEVICES"] = order["visible"]  # before CUDA is first asked for

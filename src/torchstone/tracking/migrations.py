@@ -8,8 +8,12 @@ never edit an old one once it is released.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from sqlalchemy import Connection, delete, insert, inspect, select
+from sqlalchemy import Column, Connection, delete, insert, inspect, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import DDLElement
+from sqlalchemy.sql.compiler import DDLCompiler
 
 from torchstone._errors import EnvironmentProblem, UsageError
 from torchstone.tracking import schema
@@ -36,11 +40,33 @@ def model_registry(connection: Connection) -> None:
     schema.metadata.create_all(connection, tables=tables)
 
 
+def queue_of_jobs(connection: Connection) -> None:
+    there = {each["name"] for each in inspect(connection).get_columns("jobs")}
+    for column in ("priority", "needs", "stop", "created", "began", "ended"):
+        if column not in there:  # a store that is new has them from `jobs_and_leases`
+            connection.execute(_AddColumn(schema.jobs.c[column]))
+    schema.metadata.create_all(connection, tables=[schema.job_log, schema.schedules])
+
+
+class _AddColumn(DDLElement):
+    """ALTER TABLE ... ADD COLUMN, which SQLAlchemy leaves to others."""
+
+    def __init__(self, column: Column[Any]) -> None:
+        self.column = column
+
+
+@compiles(_AddColumn)
+def _add_column(element: _AddColumn, compiler: DDLCompiler, **_: Any) -> str:
+    table = compiler.preparer.format_table(element.column.table)
+    return f"ALTER TABLE {table} ADD COLUMN {compiler.get_column_specification(element.column)}"
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     runs_and_metrics,
     events_and_checks,
     jobs_and_leases,
     model_registry,
+    queue_of_jobs,
 )
 
 

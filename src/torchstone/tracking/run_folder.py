@@ -117,17 +117,24 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder; RunLocked, naming the holder, if another process does."""
-        file = (self.path / _LOCK).open("a+", encoding="ascii")
-        try:
-            _take(file, self.path)
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            _HELD.add(file)
+        with locked_file(self.path / _LOCK):
             yield
-        finally:
-            _HELD.discard(file)
-            file.close()
+
+
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """Hold a lock that goes with this process; RunLocked, naming the holder, if another one has it."""
+    file = path.open("a+", encoding="ascii")
+    try:
+        _take(file, path.parent)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        _HELD.add(file)
+        yield
+    finally:
+        _HELD.discard(file)
+        file.close()
 
 
 def holder(run_dir: str | Path) -> int | None:

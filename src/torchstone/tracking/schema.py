@@ -95,7 +95,42 @@ jobs = Table(
     Column("not_before", Float, nullable=False),
     Column("seconds", Float, nullable=False),
     Column("result", Text),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("needs", Text, nullable=False, server_default="[]"),
+    Column("stop", Integer, nullable=False, server_default="0"),
+    Column("created", Float),
+    Column("began", Float),
+    Column("ended", Float),
     sqlite_with_rowid=False,
+)
+
+job_log = Table(
+    "job_log",
+    metadata,
+    Column("line_id", Integer, primary_key=True),
+    Column("queue", Name, nullable=False),
+    Column("job_id", Name, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("level", String, nullable=False),
+    Column("message", Text, nullable=False),
+)
+Index("job_log_by_job", job_log.c.queue, job_log.c.job_id, job_log.c.line_id)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("queue", Name, primary_key=True),
+    Column("name", Name, primary_key=True),
+    Column("cron", String, nullable=False),
+    Column("timezone", String, nullable=False),
+    Column("order", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("enabled", Integer, nullable=False),
+    Column("next_run", Float),
+    Column("last_run", Float),
+    Column("last_job", String),
+    Column("missed", Integer, nullable=False),
+    Column("created", Float, nullable=False),
 )
 
 check_reports = Table(

@@ -94,7 +94,7 @@ def run_quietly(cells: Any, budget: Budget | None = None) -> Any:
 def test_a_cell_that_fails_does_not_stop_the_others(
     tiny_study: Write, cells_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", surroundings(tmp_path)["PYTHONPATH"])
     cells = cells_of(tiny_study())
     broken, sound = cells.plan.cells
     job = cells.table.job(broken.id)
@@ -114,7 +114,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(
 def test_a_budget_ends_it_with_the_state_saved(
     tiny_study: Write, cells_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", surroundings(tmp_path)["PYTHONPATH"])
     cells = cells_of(tiny_study(steps=400, seeds=[1, 2]))
     ending = run_quietly(cells, Budget(max_cost=1e-9, cost_per_hour=1.0))
     assert (ending.exit_code, ending.reason) == (75, "--max-cost 1e-09")
@@ -152,7 +152,7 @@ def test_a_place_that_is_none_is_told() -> None:
 def test_cells_that_need_more_memory_than_there_is_wait_for_each_other(
     tiny_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", surroundings(tmp_path)["PYTHONPATH"])
     most: list[int] = []
     with Store.open(tmp_path / "runs" / "store.db") as store:
         plan = plan_study(read_study(tiny_study()))

@@ -23,6 +23,12 @@ class CheckConfig(Section):
         gt=0.0,
     )
     seed: int = knob(0, help="Seed of every probe.", ge=0)
+    data: str | None = knob(
+        None, help="Data that tier 5 scores the model on and compares; None takes a run's held-out part."
+    )
+    reference: str | None = knob(
+        None, help="Data, or a saved profile, that `drift` compares with; None takes a run's own data."
+    )
     baseline: str | None = knob(None, help="TARGET that the check `benchmark` trains beside the model.")
 
 

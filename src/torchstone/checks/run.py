@@ -57,7 +57,7 @@ def check(
     """Prove `model` (a module, a loaded model or a TARGET); it comes back exactly as it was.
 
     `inputs` is anything that a plain call accepts: a tensor, a tuple, or a dict of keyword arguments.
-    `wishes` holds what checks of tier 3 are told, such as `{"baseline": TARGET}`.
+    `wishes` holds what checks of tiers 3 and 5 are told: `baseline`, `data` (a source, or rows), `reference`.
     """
     started = time.perf_counter()
     chosen = choose(tiers, _names(only), _names(skip))
@@ -99,6 +99,10 @@ class CheckJob:
     device: str | None = None
     sizes: Mapping[str, Any] = field(default_factory=dict)
     """What replaces the target's own choices, by their names in `model.*`."""
+    data: str | None = None
+    """New data, for checks of tier 5."""
+    reference: str | None = None
+    """Data or a profile that the model knows."""
     baseline: str | None = None
     """TARGET that the model is compared with."""
 
@@ -118,6 +122,8 @@ class CheckJob:
             device=device,
             sizes=settings.model.overrides(),
             baseline=wishes.baseline,
+            data=wishes.data,
+            reference=wishes.reference,
         )
 
 
@@ -166,7 +172,13 @@ def _run_here(config: CheckJob, progress: Progress | None) -> CheckReport:
         device=config.device,
         budget_s=config.budget_s,
         progress=progress,
-        wishes={"baseline": config.baseline, "trust": config.trust},
+        wishes={
+            "target": config.target,
+            "baseline": config.baseline,
+            "data": config.data,
+            "reference": config.reference,
+            "trust": config.trust,
+        },
     )
 
 

@@ -48,6 +48,12 @@ def check(
     budget: Annotated[
         float | None, typer.Option("--budget", help="Rough seconds, 60 by default; chooses the probes.")
     ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="SOURCE", help="New data, for tier 5.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", metavar="SOURCE", help="Data that `drift` compares with.")
+    ] = None,
     baseline: Annotated[
         str | None,
         typer.Option("--baseline", metavar="TARGET", help="What `benchmark` (tier 3) compares with."),
@@ -85,6 +91,8 @@ def check(
         "check.budget_s": budget,
         "check.seed": seed,
         "check.baseline": baseline,
+        "check.data": data,
+        "check.reference": reference,
         "train.dry_run": True if dry_run else None,
     }
     settings = read_settings(config=config, defconfig=defconfig, assignments=set_ or [], flags=flags)

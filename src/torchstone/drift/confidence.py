@@ -71,11 +71,63 @@ def confidence(logits: Any, labels: Any, *, ignore_index: int = -100, bins: int 
     )
 
 
+class Reliability:
+    """How sure a model was and how often it was right, in bins of confidence; added up batch by batch."""
+
+    def __init__(self, bins: int = BINS) -> None:
+        self.bins = bins
+        self.rows, self.sure, self.right, self.spread = np.zeros((4, bins))
+
+    def add(self, top: Array, right: Array) -> None:
+        """`top`: probability of the likeliest class [rows]; `right`: whether it was the true one [rows]."""
+        cell = np.minimum((top * self.bins).astype(np.int64), self.bins - 1)
+        for total, values in (
+            (self.rows, np.ones(len(top))),
+            (self.sure, top),
+            (self.right, right.astype(np.float64)),
+            (self.spread, top * (1 - top)),
+        ):
+            total += np.bincount(cell, weights=values, minlength=self.bins)
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.rows.sum())
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error."""
+        return float(np.abs(self.right - self.sure).sum() / max(1, self.num_rows))
+
+    def by_chance(self, quantile: float = 1.645) -> float:
+        """The error that a calibrated model stays under in 95 % of samples of this size.
+
+        In each bin hits are then a sum of draws that are right as often as said, so the gap is near normal
+        with variance sum p (1 - p), its magnitude half-normal; the sum over bins is taken as normal.
+        """
+        mean = float(np.sqrt(2 / np.pi * self.spread).sum())
+        deviation = float(np.sqrt((1 - 2 / np.pi) * self.spread.sum()))
+        return (mean + quantile * deviation) / max(1, self.num_rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        held = self.rows > 0
+        return {
+            "calibration_error": self.error,
+            "by_chance": self.by_chance(),
+            "confidence": float(self.sure.sum() / max(1, self.num_rows)),
+            "accuracy": float(self.right.sum() / max(1, self.num_rows)),
+            "targets": self.num_rows,
+            "bins": [
+                {"rows": int(rows), "confidence": float(sure / rows), "accuracy": float(right / rows)}
+                for rows, sure, right in zip(self.rows[held], self.sure[held], self.right[held], strict=True)
+            ],
+        }
+
+
 def calibration_error(top: Array, right: Array, bins: int = BINS) -> float:
     """`top`: probability of the predicted class [rows]; `right`: whether it was the true one [rows]."""
-    cell = np.minimum((top * bins).astype(np.int64), bins - 1)
-    gap = np.bincount(cell, weights=right.astype(np.float64) - top, minlength=bins)
-    return float(np.abs(gap).sum() / len(top))
+    found = Reliability(bins)
+    found.add(top, right)
+    return found.error
 
 
 def _array(values: Any) -> Array:

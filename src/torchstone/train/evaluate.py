@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchstone._errors import DataError, UsageError
 from torchstone._files import read_json
@@ -35,6 +35,7 @@ from torchstone.data.loader import Loader
 from torchstone.data.pack import TokenBlocks
 from torchstone.data.task import TaskSpec
 from torchstone.data.token_bytes import TokenBytes, Unknown
+from torchstone.drift.confidence import Reliability
 from torchstone.tracking.run_folder import RunFolder
 from torchstone.train.config import SECTIONS
 from torchstone.train.device import bring, choose_device
@@ -44,7 +45,7 @@ from torchstone.train.objective import ModelObjective, validation_batches
 from torchstone.train.precision import autocast_of
 from torchstone.train.result import perplexity
 from torchstone.train.run import CLASSES
-from torchstone.train.scoring import ExampleScores, Scores, bytes_of_targets
+from torchstone.train.scoring import ExampleScores, Scores, bytes_of_targets, confidences
 from torchstone.train.special_ids import special_ids
 from torchstone.train.text import read_text
 from torchstone.train.validation import validate
@@ -98,6 +99,8 @@ class EvalResult:
     counts: dict[str, Any]
     recorded: dict[str, Any] | None = None
     """What the run itself measured at this checkpoint, where the data is the same."""
+    calibration: dict[str, Any] | None = None
+    """How sure the model was and how often it was right, in bins; None where there are no classes."""
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     examples: ExampleScores | None = field(default=None, repr=False)
@@ -293,6 +296,13 @@ def _score(
         rule, objective.token_bytes, by_class=task.kind in CLASS_KINDS, weights=objective.class_weights
     )
 
+    reliability = Reliability()
+
+    def observe(logits: Tensor, batch: Batch) -> None:
+        scores.observe(logits, batch)
+        if (told := confidences(rule, logits, batch)) is not None:
+            reliability.add(told[0].numpy(), told[1].numpy())
+
     def batches() -> Iterator[Batch]:
         for done, (batch, _) in enumerate(loader):
             progress(min(done * loader.batch_size, loader.num_examples), loader.num_examples)
@@ -304,7 +314,7 @@ def _score(
         objective,
         validation_batches(batches(), objective),
         autocast_of(precision, device),
-        observe=scores.observe,
+        observe=observe,
     )
     assert means is not None
     units = _units(loader, tokenizer)
@@ -327,6 +337,7 @@ def _score(
         interval_method=method,
         per_class=scores.classes.per_class if scores.classes else [],
         counts=counts,
+        calibration=reliability.to_dict() if reliability.num_rows else None,
         seconds=time.monotonic() - began,
         notes=notes,
         examples=ExampleScores(

@@ -83,6 +83,18 @@ class Scores:
                 self.classes.add(aligned, targets)
 
 
+def confidences(rule: LossRule, logits: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """(probability of the likeliest class, whether it is the true one) per target; None without classes."""
+    if rule.is_squared:
+        return None
+    aligned, targets = rule.align(logits, batch)
+    if targets.is_floating_point() or aligned.shape[-1] < 2:
+        return None
+    counted = targets != IGNORED
+    top, said = aligned[counted].double().softmax(-1).max(-1)
+    return top.cpu(), (said == targets[counted]).cpu()
+
+
 def _row(value: Any, row: int, size: int) -> Any:
     return value[row : row + 1] if isinstance(value, Tensor) and value.shape[:1] == (size,) else value
 

@@ -1,0 +1,1 @@
+"""Tier 5: the model on data. Each check is one file; importing it registers it."""

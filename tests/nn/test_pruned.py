@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchstone._errors import ConfigError
+from torchstone.nn.attention.budget import Budget
 from torchstone.nn.attention.context import Handoff
 from torchstone.nn.config import AttentionConfig, MLPConfig
 from torchstone.nn.costs import costs
@@ -51,6 +52,24 @@ def test_a_learned_budget_makes_the_cache_smaller(importance: str) -> None:
     assert places_kept(model) == 8 + 2  # 8 sigmoid(2) is 7.05
     model.blocks[0].attention.budget.logit.fill_(0.0)
     assert places_kept(model) == 4 + 2
+
+
+@pytest.mark.parametrize("mlp", [None, RMLP])
+@torch.no_grad()
+def test_a_budget_is_read_from_the_device_once_per_sequence(
+    mlp: MLPConfig | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = gpt(mlp, budget="learned" if mlp is None else "gate-informed")
+    whole, reads = model(ids()).logits, []
+    most = Budget.most
+    monkeypatch.setattr(Budget, "most", lambda self, budget: reads.append(1) or most(self, budget))
+    cache, logits = None, []
+    for piece in ids().split([5, *[1] * 19], dim=1):
+        output = model(piece, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        logits.append(output.logits)
+    torch.testing.assert_close(torch.cat(logits, dim=1), whole, atol=1e-5, rtol=1e-5)
+    assert len(reads) == 1
 
 
 @torch.no_grad()

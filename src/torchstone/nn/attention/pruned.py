@@ -86,7 +86,7 @@ class PrunedAttention(CausalSelfAttention):
             mixed = weights @ v
         return Attended(
             out=self.residual_dropout(self.finish(mixed, x, sent)),
-            cache=self._cached(k, v, worth.detach(), place, kept[:, :, -1], total, self.budget.most(budget))
+            cache=self._cached(k, v, worth.detach(), place, kept[:, :, -1], total, self._most(budget, past))
             if context.keep_cache
             else (),
             weights=_spread(scores, kept, shares, place, total) if context.keep_weights else None,
@@ -94,6 +94,11 @@ class PrunedAttention(CausalSelfAttention):
             if context.keep_scores
             else None,
         )
+
+    def _most(self, budget: Float[Tensor, "#H"] | None, past: Cache | None) -> int:
+        """Places to keep beside the recent ones. A learned number is read from the device once per sequence:
+        the first tensor of the cache, which is empty, is as high as that."""
+        return self.budget.most(budget) if past is None else past[0].shape[1]
 
     def _worth(self, x: Float[Tensor, "B T C"], k: Float[Tensor, "B H T D"]) -> Float[Tensor, "B H T"]:
         """The importance of the places of the queries, as far as it is known when they come."""
@@ -150,7 +155,7 @@ class PrunedAttention(CausalSelfAttention):
         count = min(place.shape[2], most + self.recent)
         stay = first.topk(count).indices.sort(dim=-1).values
         info = torch.stack([place.float(), worth.float()], dim=-1)
-        clock = k.new_empty(len(k), 1, total, 0)
+        clock = k.new_empty(len(k), most, total, 0)
         return clock, k if self.keeps_keys else _take(k, stay), _take(v, stay), _take(info, stay)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import torch
 from zoo.documented import schema
 
 from torchstone import _optional
@@ -41,6 +42,30 @@ def test_a_run_is_exported_with_its_words_and_verified(torchstone: Typed, run: P
     answer = torchstone("verify", bundle)
     assert answer.code == 1
     assert "config.json has 2 bytes instead of" in answer.out
+
+
+def test_a_pruned_run_is_exported_without_its_heads_of_zeros(torchstone: Typed, tmp_path: Path) -> None:
+    pytest.importorskip("torch_pruning", reason="extra [prune] is not installed")
+    (tmp_path / "text.txt").write_text("a cat sat on a mat.\n" * 200)
+    settings = {
+        "model.d_model": 16, "model.num_layers": 1, "model.num_heads": 4, "model.max_seq_len": 32,
+        "data.tokenizer": "bytes", "tracking.dashboard": "n",
+        "prune.method": "magnitude", "prune.pattern": "heads", "prune.start": 0, "prune.every": 1,
+    }  # fmt: skip
+    said = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    trained = torchstone(
+        "train", "zoo:gpt-nano", "--data", "text.txt", "--max-steps", 3, "--run-dir", "run", "-q", *said
+    )
+    assert trained.code == 0, trained.err
+    answer = torchstone("export", "run", "--shrink", "--formats", "pt2", "--out", "small", "--json")
+    assert answer.code == 0, answer.err
+    assert any("2 heads and channels of zeros are left out" in note for note in answer.object["notes"])
+    weights = torch.export.load(tmp_path / "small" / "model.pt2").state_dict
+    assert [each.shape for name, each in weights.items() if name.endswith("qkv.weight")] == [(3 * 8, 16)]
+    again = torchstone("verify", "small", "--json")
+    assert (again.code, again.object["verdict"]) == (0, "pass")
+    refused = torchstone("export", "run", "--shrink", "--out", "other")
+    assert refused.code == 2 and "--shrink --formats pt2,onnx" in refused.err
 
 
 def test_a_dry_run_writes_nothing(torchstone: Typed, tmp_path: Path) -> None:

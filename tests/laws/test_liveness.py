@@ -51,6 +51,14 @@ CALM = {
     "model.mlp.max_slope": 9.0,
     "model.mlp.ramp_steps": 1,
 }
+CALM_FOLDED = {
+    "model.attention.name": "ra-folded",
+    "model.attention.activation": "variance-guided",
+    "model.attention.activation_window": 2,
+    "model.attention.max_variation": 9.0,
+    "model.attention.max_slope": 9.0,
+    "model.attention.ramp_steps": 1,
+}
 SICK = {**UNSIZED, "model.target": "{place}/sick.py", "train.batch_size": 2}
 SHALLOW = {"model.num_layers": 1, "train.epochs": 1}
 """For what is slow to begin."""
@@ -88,6 +96,10 @@ SCENARIOS = {
     "data.num_workers": Scenario(values=[1]),
     "data.validation_split": Scenario(values=[0.5]),
     "model.attention.activation_steps": Scenario(values=[2]),
+    "model.attention.activation_window": Scenario(base=CALM_FOLDED, values=[3]),
+    "model.attention.max_slope": Scenario(base=CALM_FOLDED, values=[1e-9]),
+    "model.attention.max_variation": Scenario(base=CALM_FOLDED, values=[1e-9]),
+    "model.attention.ramp_steps": Scenario(base=CALM_FOLDED, values=[3]),
     "model.attention.beta": Scenario(base=RMLP | PRUNED | {"model.mlp.skip": 2.0}),
     "model.attention.budget": Scenario(base=PRUNED),
     "model.attention.drop": Scenario(base=PRUNED | {"optim.learning_rate": 0.3, "train.epochs": 4}),
@@ -108,8 +120,10 @@ SCENARIOS = {
     "model.mlp.ramp_steps": Scenario(base=CALM, values=[3]),
     "model.mlp.reciprocal_width": Scenario(base=RMLP, values=[12]),
     "model.mlp.rms_threshold": Scenario(values=[1.0]),
+    "model.mlp.mixer": Scenario(base=RMLP),
     "model.mlp.skip": Scenario(base=RMLP, values=[0.0]),
     "model.mlp.tie": Scenario(base=RMLP),
+    "model.mlp.token_gate": Scenario(base=RMLP),
     "model.mlp.tying": Scenario(base=LATENT),
     "model.num_heads": Scenario(values=[4]),
     "model.target": Scenario(base=UNSIZED | {"model.target": "{place}/sick.py"}, values=["{place}/mixer.py"]),

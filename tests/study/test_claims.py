@@ -90,3 +90,16 @@ def test_intervals_of_optimizer_pruning_and_model_fit_into_the_life_of_a_twin() 
         key: twin.plain[key] for key in ("optim.spam_interval", "prune.every", "model.mlp.activation_steps")
     }
     assert all(0 < each < UPDATES for each in small.values()), small
+
+
+def test_what_is_measured_per_step_grows_as_the_steps_become_fewer() -> None:
+    guided = {
+        "model.mlp.name": "r-mlp",
+        "model.mlp.activation": "variance-guided",
+        "model.mlp.max_slope": 0.1,
+    }
+    arm = resolve(SECTIONS).with_values(guided, "an arm")
+    twin = twin_settings(arm, sizes_of(arm, {}), scale_of([sizes_of(arm, {})], knobs_of(SECTIONS)), 5000)
+    window = twin.plain["model.mlp.activation_window"]
+    assert 2 * window + twin.plain["model.mlp.ramp_steps"] < UPDATES
+    assert twin.plain["model.mlp.max_slope"] * UPDATES == pytest.approx(0.1 * 5000)

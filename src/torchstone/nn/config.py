@@ -17,6 +17,7 @@ _LATENT = "model.attention.name=mla|mla-ra|mla-ct|mla-ra-ct|ra_rank1_2025|mla-kv
 _MAPPED = "model.attention.name=mla|mla-ra|mla-ct|mla-ra-ct|ra_rank1_2025"
 _RECIPROCAL = "model.attention.name=ra|mla-ra|mla-ra-ct|ra_rank1_2025"
 _FOLDED = "model.attention.name=ra-folded|ra_folded_untied_2025"
+_GUIDED = "model.attention.name=ra-folded && model.attention.activation=variance-guided"
 _CROSS_TOKEN = "model.attention.name=ra-ct|mla-ct|mla-ra-ct"
 _ROUTE = "model.attention.name=lens && model.attention.route=y"
 _CHOOSING = "model.attention.name=kv-pruned && model.attention.importance!=recency"
@@ -131,12 +132,45 @@ class AttentionConfig(Section):
     restart: bool = knob(
         False, help="A learned part of each head's output is the token's own value.", depends_on=_FOLDED
     )
+    activation: str = knob(
+        "after-steps",
+        help="When the reciprocal term is switched on: after some steps, or when the loss has calmed.",
+        choices=("after-steps", "variance-guided"),
+        depends_on="model.attention.name=ra-folded",
+    )
     activation_steps: int = knob(
         0,
         help="Steps before the reciprocal term is switched on; 0: it is there at once.",
         unit="optimizer steps",
         ge=0,
-        depends_on="model.attention.name=ra-folded",
+        depends_on="model.attention.name=ra-folded && model.attention.activation=after-steps",
+    )
+    activation_window: int = knob(
+        500,
+        help="Steps over which the loss is looked at.",
+        unit="optimizer steps",
+        ge=2,
+        depends_on=_GUIDED,
+    )
+    max_variation: float = knob(
+        0.2,
+        help="Standard deviation of a calm loss in its window, in means.",
+        gt=0.0,
+        depends_on=_GUIDED,
+    )
+    max_slope: float = knob(
+        0.1,
+        help="Change of a calm loss from one end of its window to the other, per step.",
+        unit="loss per optimizer step",
+        gt=0.0,
+        depends_on=_GUIDED,
+    )
+    ramp_steps: int = knob(
+        100,
+        help="Steps over which the term grows from nothing to its weight.",
+        unit="optimizer steps",
+        ge=0,
+        depends_on=_GUIDED,
     )
     lens: str = knob(
         "both",

@@ -8,8 +8,19 @@ is 1.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
+
+
+class Guide(Protocol):
+    """What a section of knobs tells of when the loss is calm."""
+
+    activation_window: int
+    max_variation: float
+    max_slope: float
+    ramp_steps: int
 
 
 class Delayed(nn.Module):
@@ -50,6 +61,10 @@ class VarianceGuided(nn.Module):
         self.register_buffer("losses", torch.zeros(window))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         self.register_buffer("begins", torch.full((), -1, dtype=torch.long))
+
+    @classmethod
+    def of(cls, knobs: Guide) -> VarianceGuided:
+        return cls(knobs.activation_window, knobs.max_variation, knobs.max_slope, knobs.ramp_steps)
 
     def at_step(self, step: int) -> None:
         """`step` optimizer steps were taken."""

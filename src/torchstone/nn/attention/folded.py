@@ -6,8 +6,9 @@ map P of the layer:
     S_ij = (w_std q_i . k_j + w_rec (k_i P) . (q_j P)) / sqrt(D)
 
 As (k_i P) and (q_j P) are joined to q_i and k_j, one fused call of width D computes it. w_std and w_rec are
-learned per head, (D - R)/D and R/D at first; `restart` adds the term of `restart.py`. With `activation_steps`
-the reciprocal term is off for so many optimizer steps, and w_rec then begins at 0.1.
+learned per head, (D - R)/D and R/D at first; `restart` adds the term of `restart.py`. The reciprocal term may
+be off for `activation_steps` optimizer steps or until the loss has calmed (`variance-guided`); w_rec then
+begins at 0.1.
 
 `ra_folded_untied_2025` is what the code of 2025 computed: the R channels are free projections that nothing
 ties to the others, so it is ordinary attention with some rows of its projection rescaled by sqrt(w).
@@ -30,11 +31,12 @@ from torchstone.nn.attention.record import AttentionRecord
 from torchstone.nn.attention.restart import Restart
 from torchstone.nn.attention.scores import Scores, score_flops
 from torchstone.nn.gates import Gates
-from torchstone.nn.switch import Delayed
+from torchstone.nn.switch import Delayed, VarianceGuided
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from torchstone.nn.config import AttentionConfig
     from torchstone.nn.gpt import GPTConfig
 
 WEIGHT_AT_ACTIVATION = 0.1
@@ -53,9 +55,8 @@ class FoldedAttention(Gates, CausalSelfAttention):
         del self.qkv
         self.to_low = nn.Parameter(torch.empty(width, self.rank))
         self.standard = nn.Parameter(torch.full((config.num_heads,), width / self.head_width))
-        steps = config.attention.activation_steps
-        self.switch = Delayed(steps) if steps else None
-        share = WEIGHT_AT_ACTIVATION if steps else self.rank / self.head_width
+        self.switch = _switch(config.attention)
+        share = self.rank / self.head_width if self.switch is None else WEIGHT_AT_ACTIVATION
         self.reciprocal = nn.Parameter(torch.full((config.num_heads,), share))
         self.restart = Restart(config.num_heads) if config.attention.restart else None
         self.initialise()
@@ -90,6 +91,12 @@ class FoldedAttention(Gates, CausalSelfAttention):
     def gates(self) -> dict[str, Tensor]:
         reciprocal = self.reciprocal if self.switch is None else self.switch() * self.reciprocal
         return {"standard": self.standard, "reciprocal": reciprocal}
+
+
+def _switch(options: AttentionConfig) -> Delayed | VarianceGuided | None:
+    if options.activation == "variance-guided":
+        return VarianceGuided.of(options)
+    return Delayed(options.activation_steps) if options.activation_steps else None
 
 
 class UntiedFoldedAttention(Gates, CausalSelfAttention):

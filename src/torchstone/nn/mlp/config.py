@@ -106,6 +106,10 @@ class MLPConfig(Section):
         help="Their map is the first rows of the attention's output projection.",
         depends_on=_RMLP,
     )
+    mixer: bool = knob(False, help="A square map mixes those channels.", depends_on=_RMLP)
+    token_gate: bool = knob(
+        False, help="Each token decides by how much it hears its attention.", depends_on=_RMLP
+    )
     skip: float = knob(-3.0, help="Initial logit of the gate on those channels.", depends_on=_RMLP)
     context_width: int = knob(
         128,
@@ -148,6 +152,7 @@ class MLPConfig(Section):
     max_slope: float = knob(
         0.1,
         help="Change of a calm loss from one end of its window to the other, per step.",
+        unit="loss per optimizer step",
         gt=0.0,
         depends_on=_GUIDED,
     )

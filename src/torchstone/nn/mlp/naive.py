@@ -66,6 +66,11 @@ def naive_rmlp(layer: RMLP, x: Float[Tensor, "T C"], attended: Attended, config:
     for own, heard in zip(x, attended.out, strict=True):
         standard = naive_activation(config.activation, layer.standard.weight @ own)
         reciprocal = naive_activation(config.activation, second @ (own + layer.coupling * heard))
+        if layer.mixer is not None:
+            reciprocal = layer.mixer.weight @ reciprocal
+        if layer.token_gate is not None:
+            judged = layer.token_gate.weight @ own + layer.token_gate.bias
+            reciprocal = reciprocal / (1 + torch.exp(-judged))
         standard = layer.standard_weight / (1 + torch.exp(-layer.standard_skip)) * standard
         rows.append(layer.out.weight @ torch.cat([standard, _second_share(layer) * reciprocal]))
     return Grown(torch.stack(rows))

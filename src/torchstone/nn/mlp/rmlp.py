@@ -4,13 +4,15 @@
     h_2 = act(U_2 (x + a y))              R channels, y the output of this block's attention, a = 1 at first
     out = W [w_1 sigmoid(s_1) h_1 | f w_2 sigmoid(s_2) h_2]
 
-without biases. With `tie`, U_2 is the first R rows of the attention's output projection. w_1 and w_2 begin
-as the parts' shares of D_ff, s_1 at 2, s_2 at `skip`. f is 1, or 0 until the second part is switched on:
-after `activation_steps` (`delayed`), or when the loss has calmed (`variance-guided`); w_2 then begins at 0.1.
-No two tokens meet here.
+without biases. With `tie`, U_2 is the first R rows of the attention's output projection. With `mixer`, h_2 is
+M h_2, M of R x R; with `token_gate` it is sigmoid(u . x + b) h_2, b = 2 at first, so that each token decides
+how much it hears. w_1 and w_2 begin as the parts' shares of D_ff, s_1 at 2, s_2 at `skip`. f is 1, or 0 until
+the second part is switched on: after `activation_steps` (`delayed`), or when the loss has calmed
+(`variance-guided`); w_2 then begins at 0.1. No two tokens meet here.
 
 mcgrof/AdamWPrune at 0700927: gpt2/ra.py (2025-11), as its text defines it; steps are optimizer steps, and the
-warm-up of f, which that code set and did not read, is read.
+warm-up of f, which that code set and did not read, is read. Mixer and gate are of its first form, of which
+only that they were there is on record: where they act is our choice.
 """
 
 from __future__ import annotations
@@ -57,6 +59,8 @@ class RMLP(Gates, nn.Module):
         self.num_heard = R
         self.standard = nn.Linear(C, width - R, bias=False)
         self.reciprocal = None if options.tie else nn.Linear(C, R, bias=False)
+        self.mixer = nn.Linear(R, R, bias=False) if options.mixer else None
+        self.token_gate = nn.Linear(C, 1) if options.token_gate else None
         self.out = nn.Linear(width, C, bias=False)
         self.residual_dropout = nn.Dropout(config.dropout)
         self.coupling = nn.Parameter(torch.tensor(1.0))
@@ -66,6 +70,12 @@ class RMLP(Gates, nn.Module):
         self.standard_skip = nn.Parameter(torch.tensor(SKIP_STANDARD))
         self.reciprocal_skip = nn.Parameter(torch.tensor(options.skip))
         self.switch = _switch(options)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """The token's gate begins more open than not."""
+        if self.token_gate is not None:
+            nn.init.constant_(self.token_gate.bias, SKIP_STANDARD)
 
     def forward(
         self, x: Float[Tensor, "B T C"], attended: Attended, context: AttentionContext, past: Cache
@@ -74,6 +84,10 @@ class RMLP(Gates, nn.Module):
         h = activate(self.activation, self.standard(x))
         second = F.linear(x + coupling * attended.out, self._second_map(attended))
         heard = activate(self.activation, second)
+        if self.mixer is not None:
+            heard = self.mixer(heard)
+        if self.token_gate is not None:
+            heard = torch.sigmoid(self.token_gate(x)) * heard
         return Grown(self.residual_dropout(self.out(torch.cat([standard * h, reciprocal * heard], dim=-1))))
 
     def _second_map(self, attended: Attended) -> Float[Tensor, "R C"]:
@@ -98,16 +112,18 @@ class RMLP(Gates, nn.Module):
 def _switch(options: MLPConfig) -> Delayed | VarianceGuided | None:
     if options.activation == "delayed":
         return Delayed(options.activation_steps)
-    if options.activation == "variance-guided":
-        return VarianceGuided(
-            options.activation_window, options.max_variation, options.max_slope, options.ramp_steps
-        )
-    return None
+    return VarianceGuided.of(options) if options.activation == "variance-guided" else None
 
 
 def _parameters(config: GPTConfig, layer: int) -> int:
-    shared = config.mlp.reciprocal_width * config.d_model if config.mlp.tie else 0
-    return 2 * config.d_model * config.hidden_width + 5 - shared
+    C, R, options = config.d_model, config.mlp.reciprocal_width, config.mlp
+    own = R**2 * options.mixer + (C + 1) * options.token_gate - R * C * options.tie
+    return 2 * C * config.hidden_width + 5 + own
+
+
+def _flops(config: GPTConfig, layer: int, tokens: int) -> int:
+    C, R, options = config.d_model, config.mlp.reciprocal_width, config.mlp
+    return 2 * tokens * (2 * C * config.hidden_width + R**2 * options.mixer + C * options.token_gate)
 
 
 RECORD = MLPRecord(
@@ -118,7 +134,7 @@ RECORD = MLPRecord(
     make=RMLP,
     naive=naive_rmlp,
     parameters=_parameters,
-    flops=lambda config, layer, tokens: 4 * tokens * config.d_model * config.hidden_width,
+    flops=_flops,
     confidence=naive_confidence,
     reads_projection=lambda config: config.mlp.tie,
 )

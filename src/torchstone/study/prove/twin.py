@@ -1,7 +1,8 @@
 """The small twin of an arm: widths in proportion, two blocks, a short sequence, a few optimizer steps.
 
 What tells two arms apart at full size tells their twins apart too: sizes that differ stay different, and
-widths shrink by one common divisor. Intervals counted in optimizer steps shrink with the run.
+widths shrink by one common divisor. Intervals counted in optimizer steps shrink with the run, and what is
+measured per step grows.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ SPIKED_AT = 4
 """The step whose gradients are far too large, counted from 0."""
 SCALED_STEPS = "optimizer steps"
 """Unit of the intervals that shrink with the run."""
+RATES = "loss per optimizer step"
+"""Unit of what grows as they shrink."""
 ROWS, MICRO_STEPS = 2, 2
 TOKENS = 40
 """Of a twin's sequence; more than the chunks and blocks that mechanisms usually work in."""
@@ -128,6 +131,8 @@ def twin_settings(settings: Resolved, sizes: Mapping[str, int], scale: Scale, to
             small = _interval(settings.plain[key], ratio, knob)
             if small != settings.plain[key] and in_effect(key, knobs, settings.plain):
                 changes[key] = small
+        elif knob.unit == RATES and in_effect(key, knobs, settings.plain):
+            changes[key] = settings.plain[key] / ratio
     return settings.with_values(changes, "the small twin")
 
 

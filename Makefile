@@ -45,7 +45,7 @@ test-matrix-dry-run: $(VENV)/.quickstart ## list the cells of the configured stu
 	@$(BIN)/torchstone study show $(STUDY) --cells
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z% -]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z% -]+:.*## /{sub(/%/, "NAME", $$1); printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Each stamp is remade when the packaging or the pins change. torch comes first and alone, so that nothing
 # after it can choose another one; TORCH=skip keeps a torch that the machine brings (Colab, clusters).

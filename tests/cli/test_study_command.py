@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pytest
 import typer
 from zoo.documented import schema
 
+from torchstone.cli.main import run
 from torchstone.cli.study_estimate import app
 
 PAGE = Path(__file__).parents[2] / "docs" / "studies.md"
@@ -68,6 +73,15 @@ def test_every_command_on_a_study_takes_the_same_words_to_choose_its_part() -> N
     for name in commands.keys() - {"list"}:
         taken = {option for each in commands[name].params for option in each.opts}
         assert {"name", "--only", "--steps", "--seeds", "--config", "--set"} <= taken, name
+
+
+def test_a_reader_that_leaves_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with io.TextIOWrapper(io.FileIO(writing, "w"), write_through=True) as gone:
+        monkeypatch.setattr("sys.stdout", gone)
+        monkeypatch.setattr("sys.stderr", sys.stderr)  # the parser puts its own in their places
+        assert run(["study", "list"]) == 0
 
 
 def test_a_wrong_file_is_told_with_its_line(torchstone: Callable[..., Any], tmp_path: Path) -> None:

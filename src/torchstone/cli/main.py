@@ -122,10 +122,11 @@ def run(arguments: Sequence[str]) -> int:
         return _report(error, as_json, verbose)
     except KeyboardInterrupt:
         return _report(Interrupted("stopped by Ctrl-C", signal_number=2), as_json, verbose)
-    except BrokenPipeError:
-        # The reader of our output left (`torchstone runs list | head`); that is not our failure.
-        sys.stderr.close()
-        return 0
+    except SystemExit as leaving:
+        # The reader of our output left (`torchstone runs list | head`); to the parser that is a failure.
+        if isinstance(leaving.__context__, BrokenPipeError):
+            return 0
+        raise
     except MemoryError:
         from torchstone._errors import OutOfMemory
 

@@ -24,7 +24,7 @@ from faults.laws import is_clock
 from faults.rain import REPORT, Tally
 from study_cells.conftest import write_study
 from study_cells.runner_server import SLOTS
-from tracking.postgres import KINDS, new_address
+from tracking.postgres import new_address
 
 from torchstone.study.cells import known
 from torchstone.study.plan import plan_study
@@ -158,11 +158,14 @@ def kill_until_through(
 
 
 def draw(rng: random.Random, cell_s: float) -> list[dict[str, Any]]:
-    """Kills of cells until one strikes their runner. `cell_s`: how long a cell takes if nobody is killed."""
+    """Kills of cells until one strikes their runner. `cell_s`: how long a cell takes if nobody is killed.
+
+    Most strike sooner than that: cells go on from their checkpoints, so every part of one is struck.
+    """
     kills: list[dict[str, Any]] = []
     while not kills or kills[-1]["whom"] == "cell":
         since, whom = rng.choice(["start", "cell", "cell"]), rng.choice([*WHOM])
-        kills.append({"since": since, "after_s": rng.uniform(0.0, 1.5 * cell_s), "whom": whom})
+        kills.append({"since": since, "after_s": rng.uniform(0.0, 0.8 * cell_s), "whom": whom})
     return kills
 
 
@@ -172,11 +175,11 @@ def new_store(request: pytest.FixtureRequest) -> Callable[[Path], str]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("new_store", KINDS, indirect=True)
-def test_forty_kills(server: Server, tmp_path: Path, new_store: Callable[[Path], str]) -> None:
-    """Twenty in each kind of store."""
-    tally = rain(untouched(server, 4, 2), server, tmp_path, new_store, kills=20, seed=0)
-    assert (tally.broken, tally.kills) == ([], 20)
+@pytest.mark.parametrize("new_store, kills", [("sqlite", 40), ("postgresql", 6)], indirect=["new_store"])
+def test_forty_kills(server: Server, tmp_path: Path, new_store: Callable[[Path], str], kills: int) -> None:
+    """And some on a server; that it keeps leases as a file does is a law of the table itself."""
+    tally = rain(untouched(server, 4, 2), server, tmp_path, new_store, kills=kills, seed=0)
+    assert (tally.broken, tally.kills) == ([], kills)
 
 
 KILLS = int(os.environ.get("TORCHSTONE_CAMPAIGN_KILLS", "500"))

@@ -32,6 +32,8 @@ from torchstone.train.signals import TRY_AGAIN, SignalWatch, exit_code_of
 MOST_TRIES = 8
 """Claims of one cell that ended badly, after which it counts as failed."""
 LOOK_S = 0.05
+IDLE_S = 0.5
+"""A runner that found nothing to claim leaves the table alone for so long, unless a cell of its own ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,10 +196,18 @@ class _Session(Session):
     def __init__(self, cells: Cells, executor: Executor, budget: Budget, lease_s: float) -> None:
         super().__init__(cells.table, executor, lease_s)
         self.cells, self.budget = cells, budget
-        self._began = time.monotonic()
+        self._began = self._claims_from = time.monotonic()
 
     def claim(self) -> Lease | None:
-        return self.table.claim(self.me, seconds=self.lease_s, among=self.cells.ids)
+        if time.monotonic() < self._claims_from:
+            return None
+        lease = self.table.claim(self.me, seconds=self.lease_s, among=self.cells.ids)
+        if lease is None:
+            self._claims_from = time.monotonic() + IDLE_S
+        return lease
+
+    def ended(self, lease: Lease) -> None:
+        self._claims_from = 0.0
 
     def order_of(self, lease: Lease) -> dict[str, Any]:
         order = dict(lease.job.order)

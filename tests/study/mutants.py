@@ -1,7 +1,7 @@
 """Mistakes that labs really made, each as a small patch of a model, an engine or a configuration.
 
 A sound step says what it does; each mutant of it is the same step with one mistake, and the claim that must
-catch it. `sound()` and `mutated(step)` give the two studies, `bench()` the patched doors.
+catch it. `sound()` and `with_mutants()` give the studies, `bench()` the patched doors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from study import mistakes
 
 from torchstone.config.resolve import Resolved
-from torchstone.study.prove.bench import Bench, load_model, make_engine
+from torchstone.study.prove.bench import Bench, load_model, make_engine, model_of
 from torchstone.study.records import Step, Study
 
 BASE = {
@@ -302,14 +302,16 @@ def sound() -> Study:
     return study([placed(each) for each in STEPS])
 
 
-def mutated(step: str) -> Study:
-    """The mutants of one step, beside its parent."""
+def with_mutants() -> Study:
+    """The sound steps, then every mutant, as a step beside the one that it is a mutant of."""
     by_id = {each.id: each for each in STEPS}
-    steps = [by_id["0"]]
-    for each in (mutant for mutant in MUTANTS if mutant.step == step):
-        right = by_id[step]
-        steps.append(placed(right, id=each.id, set={**right.set, **(each.set or {})}))
-    return study(steps)
+    mutants = [(by_id[each.step], each) for each in MUTANTS]
+    return study(
+        [
+            *sound().steps,
+            *(placed(right, id=each.id, set={**right.set, **(each.set or {})}) for right, each in mutants),
+        ]
+    )
 
 
 def bench() -> Bench:
@@ -336,4 +338,9 @@ def bench() -> Bench:
             mutant.engine(made)
         return made
 
-    return Bench(load=load, engine=engine)
+    def model(arm: str, settings: Resolved) -> str:
+        mutant = by_id.get(arm)
+        own = mutant is not None and (mutant.settings is not None or mutant.model is not None)
+        return model_of(arm, settings) + (arm if own else "")
+
+    return Bench(load=load, model_of=model, engine=engine)

@@ -19,7 +19,7 @@ from torchstone.config.resolve import Resolved
 from torchstone.optim.registry import build_optimizer
 from torchstone.study.plan import Plan
 from torchstone.study.prove.bench import Bench
-from torchstone.study.prove.full_size import FullSize, measure_full_size
+from torchstone.study.prove.full_size import FullSize, Operations, measure_full_size, without_memory
 from torchstone.study.prove.twin import sequence_length, tokens_per_update
 from torchstone.tracking.energy import KIND as ENERGY
 from torchstone.tracking.environment import cpu_model
@@ -106,14 +106,15 @@ def estimate(
 ) -> Estimate:
     """Measure every chosen arm on the meta device, and look for runs like it in `store`."""
     bench = bench or Bench()
-    arms, paces = [], []
+    arms, paces, known = [], [], Operations()
     for number, arm in enumerate(plan.chosen_arms, 1):
         if tell:
             tell(f"estimating {number}/{len(plan.chosen_arms)} {arm.id}")
-        with torch.device("meta"):
+        with without_memory():
             loaded = bench.load(arm.id, arm.settings)
-            length = sequence_length(arm.settings, loaded.config.get("max_seq_len"))
-            full = measure_full_size(loaded, length)
+        length = sequence_length(arm.settings, loaded.config.get("max_seq_len"))
+        full = measure_full_size(loaded, length, known)
+        with torch.device("meta"):
             state = state_after_a_step(build_optimizer(loaded.module, arm.settings.optim))
         kind = loaded.config.get("task")
         unit = LOSSES.get(kind).unit if isinstance(kind, str) and kind in LOSSES else "tokens"

@@ -31,6 +31,14 @@ def load_model(arm: str, settings: Resolved) -> LoadedModel:
     return with_lora(loaded, settings)[0]
 
 
+def model_of(arm: str, settings: Resolved) -> str:
+    """A name of the model that `load_model` gives: of all that is not told apart from it on the way there."""
+    rooms = ("model", "data", "train")
+    return repr(
+        sorted((key, value) for key, value in settings.plain.items() if key.partition(".")[0] in rooms)
+    )
+
+
 def make_engine(
     arm: str, subject: Subject, settings: Resolved, run_dir: Path, checkpoint: Checkpoint | None
 ) -> Engine:
@@ -43,6 +51,8 @@ class Bench:
     """Where the proof gets what it measures."""
 
     load: Callable[[str, Resolved], LoadedModel] = load_model
-    """(id of an arm, settings) -> its model; also asked under `torch.device("meta")`."""
+    """(id of an arm, settings) -> its model; also asked for one `without_memory`."""
+    model_of: Callable[[str, Resolved], str] = model_of
+    """(id of an arm, settings) -> a name that only arms share whose models are the same."""
     engine: Callable[[str, Subject, Resolved, Path, Checkpoint | None], Engine] = make_engine
     """(id of an arm, subject, settings, folder, checkpoint to go on from) -> its engine."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -32,11 +34,38 @@ class FullSize:
     note: str = ""
 
 
-def measure_full_size(loaded: LoadedModel, length: int) -> FullSize:
-    """Measure a model that was loaded under `torch.device("meta")`, over one sequence of `length` tokens."""
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Models that are built in the block have shapes only."""
+    with torch.device("meta"), _Undrawn():
+        yield
+
+
+class _Undrawn(TorchFunctionMode):
+    """Nothing is drawn for parameters without values: torch does that in Python, at length."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _DRAWS or getattr(func, "__module__", None) == nn.init.__name__:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)
+
+
+_DRAWS = (Tensor.normal_, Tensor.uniform_)
+Operations = dict[Any, tuple[Any, int]]
+"""Operation and shapes that it takes -> tensors like its result, and its FLOPs."""
+
+
+def measure_full_size(loaded: LoadedModel, length: int, known: Operations | None = None) -> FullSize:
+    """Measure a model that was built `without_memory`, over one sequence of `length` tokens.
+
+    `known` is filled, and spares work where the next model has layers of the same shapes.
+    """
     module = loaded.module.eval()
     named = dict(module.named_parameters())
-    flops, kept, note = _forward(module, length)
+    flops, kept, note = _forward(module, length, {} if known is None else known)
     return FullSize(
         config=loaded.config,
         shapes={name: tuple(each.shape) for name, each in named.items()},
@@ -48,7 +77,7 @@ def measure_full_size(loaded: LoadedModel, length: int) -> FullSize:
     )
 
 
-def _forward(module: nn.Module, length: int) -> tuple[int | None, int | float | None, str]:
+def _forward(module: nn.Module, length: int, known: Operations) -> tuple[int | None, int | float | None, str]:
     takes = inspect.signature(module.forward).parameters
     if "input_ids" not in takes:
         return None, None, "the model takes no input_ids"
@@ -56,7 +85,7 @@ def _forward(module: nn.Module, length: int) -> tuple[int | None, int | float | 
     device = next(module.parameters()).device
     ids = torch.zeros(1, length, dtype=torch.long, device=device)
     try:
-        with _FlopCounter() as counter, torch.no_grad():
+        with torch.device("meta"), _FlopCounter(known) as counter, torch.no_grad():
             output = module(input_ids=ids, **asks)
     except (NotImplementedError, RuntimeError, ValueError) as error:
         return None, None, f"it cannot run without values: {error}".splitlines()[0]
@@ -74,10 +103,10 @@ class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Shapes on the meta device are found in Python, which for a deep model takes longer than anything else.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Operations) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
-        self._known: dict[Any, tuple[Tensor, int]] = {}
+        self._known = known
         self._is_pure: dict[Any, bool] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -86,12 +115,12 @@ class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if key in self._known:
             like, flops = self._known[key]
             self.total += flops
-            return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=like.device)
+            return _like(like)
         out = func(*args, **kwargs)
         formula = flop_registry.get(func.overloadpacket)
         flops = int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
         self.total += flops
-        if key is not None and isinstance(out, Tensor) and out.is_meta:
+        if key is not None and all(isinstance(each, Tensor) and each.is_meta for each in _several(out)):
             self._known[key] = out, flops
         return out
 
@@ -101,6 +130,17 @@ class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             fresh = all(each.alias_info is None for each in func._schema.returns)
             self._is_pure[func] = fresh and not func.is_view and not func._schema.is_mutable
         return self._is_pure[func]
+
+
+def _several(out: Any) -> Sequence[Any]:
+    return out if isinstance(out, tuple | list) else (out,)
+
+
+def _like(out: Any) -> Any:
+    """New tensors of the same shapes."""
+    if isinstance(out, tuple | list):
+        return type(out)(map(_like, out))
+    return torch.empty_strided(out.shape, out.stride(), dtype=out.dtype, device=out.device)
 
 
 def _shapes(value: Any) -> Any:

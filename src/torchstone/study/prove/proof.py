@@ -23,10 +23,10 @@ from torchstone.config.knobs import knobs_of
 from torchstone.study.plan import Plan
 from torchstone.study.prove.bench import Bench
 from torchstone.study.prove.evidence import ClaimResult, Evidence
-from torchstone.study.prove.full_size import FullSize, measure_full_size
+from torchstone.study.prove.full_size import FullSize, Operations, measure_full_size, without_memory
 from torchstone.study.prove.identity import alike
 from torchstone.study.prove.judge import judge
-from torchstone.study.prove.trial import Trial, try_out
+from torchstone.study.prove.trial import Examined, Trial, try_out
 from torchstone.study.prove.twin import (
     UNSCALED_AT_MOST,
     Scale,
@@ -117,8 +117,11 @@ def prove(plan: Plan, bench: Bench | None = None, progress: Progress | None = No
         full, broken = full_sizes(plan, bench, tell)
         scale = _scale(plan, full)
         wanted = _with_parents(plan, chosen)
+        examined: Examined = {}
         evidence = {
-            arm.id: _evidence(arm, full[arm.id], scale, bench, tell) for arm in wanted if arm.id in full
+            arm.id: _evidence(arm, full[arm.id], scale, bench, examined, tell)
+            for arm in wanted
+            if arm.id in full
         }
         steps = []
         for arm in wanted:
@@ -159,13 +162,18 @@ def full_sizes(plan: Plan, bench: Bench, tell: Progress) -> tuple[dict[str, Full
     """All arms at full size: the scale of the twins comes from all of them."""
     found: dict[str, FullSize] = {}
     broken: dict[str, Exception] = {}
+    by_model: dict[str, FullSize] = {}
+    known = Operations()
     for number, arm in enumerate(plan.arms, 1):
         tell(f"sizes {number}/{len(plan.arms)} {arm.id}")
+        model = bench.model_of(arm.id, arm.settings)
         try:
-            with torch.device("meta"):
-                loaded = bench.load(arm.id, arm.settings)
+            if model not in by_model:
+                with without_memory():
+                    loaded = bench.load(arm.id, arm.settings)
                 length = sequence_length(arm.settings, loaded.config.get("max_seq_len"))
-                found[arm.id] = measure_full_size(loaded, length)
+                by_model[model] = measure_full_size(loaded, length, known)
+            found[arm.id] = by_model[model]
         except Exception as error:
             broken[arm.id] = error
     return found, broken
@@ -176,14 +184,16 @@ def _scale(plan: Plan, full: dict[str, FullSize]) -> Scale:
     return scale_of(sizes, knobs_of(plan.base.sections))
 
 
-def _evidence(arm: Arm, full: FullSize, scale: Scale, bench: Bench, tell: Progress) -> Evidence:
+def _evidence(
+    arm: Arm, full: FullSize, scale: Scale, bench: Bench, examined: Examined, tell: Progress
+) -> Evidence:
     tell(f"proving {arm.id} {arm.name}")
     sizes = sizes_of(arm.settings, full.config)
     twin = twin_settings(arm.settings, sizes, scale, steps_of(arm.settings))
     if "model.d_model" not in sizes and full.parameters > UNSCALED_AT_MOST:
         trial = Trial(broken={"build": _too_large(arm, full)})
     else:
-        trial = try_out(arm.id, twin, bench)
+        trial = try_out(arm.id, twin, bench, examined)
     return Evidence(
         arm=arm,
         full=full,

@@ -99,8 +99,15 @@ class Trial:
     seconds: float = 0.0
 
 
-def try_out(arm: str, settings: Resolved, bench: Bench) -> Trial:
-    """Live through the twin of `arm`; never raises for what the model does wrong."""
+Examined = dict[str, list[CheckResult]]
+"""Model, as `Bench.model_of` names it -> what the checks found in it."""
+
+
+def try_out(arm: str, settings: Resolved, bench: Bench, examined: Examined | None = None) -> Trial:
+    """Live through the twin of `arm`; never raises for what the model does wrong.
+
+    `examined` is filled, and spares the checks where another arm has the same model.
+    """
     trial = Trial()
 
     def part(name: str, act: Callable[[], object]) -> bool:
@@ -123,7 +130,7 @@ def try_out(arm: str, settings: Resolved, bench: Bench) -> Trial:
         return trial
     with tempfile.TemporaryDirectory(prefix="torchstone-twin-") as folder, preserved_rng(0):
         part("output", life[0].look)
-        part("checks", life[0].examine)
+        part("checks", lambda: life[0].examine({} if examined is None else examined))
         part("training", lambda: life[0].train(Path(folder) / "whole"))
         part("resume", lambda: life[0].resume(Path(folder)))
     return trial
@@ -141,10 +148,13 @@ class _Life:
         draw_alike(self.loaded.module)
         self.trial.output = evaluated(self.loaded)
 
-    def examine(self) -> None:
-        parameters = sum(each.numel() for each in self.loaded.module.parameters())
-        budget_s = _AFFORDABLE_TOKENS * 200 * 2 * parameters / 6e10
-        self.trial.checks = check(self.loaded, only=CHECKS, budget_s=budget_s).checks
+    def examine(self, examined: Examined) -> None:
+        model = self.bench.model_of(self.arm, self.settings)
+        if model not in examined:
+            parameters = sum(each.numel() for each in self.loaded.module.parameters())
+            budget_s = _AFFORDABLE_TOKENS * 200 * 2 * parameters / 6e10
+            examined[model] = check(self.loaded, only=CHECKS, budget_s=budget_s).checks
+        self.trial.checks = examined[model]
 
     def train(self, folder: Path) -> None:
         trial, module = self.trial, self.loaded.module

@@ -6,6 +6,7 @@ import copy
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,13 +76,25 @@ def _twin_after_a_step(optimizer: torch.optim.Optimizer, parameters: list[torch.
         twin.grad = torch.empty_like(twin)
         twins[id(each)] = twin
     twin_optimizer = copy.deepcopy(optimizer, twins)
+    stands_for: list[int] = []
     for group in twin_optimizer.param_groups:
         for way in {"fused", "foreach", "capturable"} & group.keys():
             group[way] = False
+        # Layers repeat, and torch works out in Python what an operation without memory comes to.
+        kinds = Counter((each.shape, each.dtype, each.grad is None) for each in group["params"])
+        first = {(each.shape, each.dtype, each.grad is None): each for each in reversed(group["params"])}
+        group["params"] = [first[kind] for kind in kinds]
+        stands_for += kinds.values()
     twin_optimizer.step()
-    state = twin_optimizer.state_dict()
     # Sizes count here, not values; `pack` refuses tensors without memory for good reason.
-    return {"state": [_empty(value) for each in state["state"].values() for value in each.values()]}
+    return {
+        "state": [
+            _empty(value)
+            for place, entries in twin_optimizer.state_dict()["state"].items()
+            for value in entries.values()
+            for _ in range(stands_for[place] if isinstance(place, int) else 1)
+        ]
+    }
 
 
 def _empty(value: Any) -> Any:

@@ -17,6 +17,7 @@ from report.pages import Reader, drawn, fetches
 from report.reports import HOSTILE, ORDINARY, a_run
 
 from torchstone._errors import UsageError
+from torchstone.report import figure_file
 from torchstone.report.compare import best_run, compare
 from torchstone.report.dashboard import dashboard_figure, dashboard_html, write_dashboard
 from torchstone.report.dashboard_info import panels, shrink
@@ -180,6 +181,19 @@ def test_the_page_needs_no_network_and_a_name_stays_text(store):
     assert len(names) == len(set(names)) > len(used)
     assert used - set(names) == set()
     assert (page.tags["svg"], html.count('class="dark"')) == (2, 1)
+
+
+def test_the_dark_picture_is_the_light_one_in_other_colours(store):
+    info = run_info(store, a_run(store))
+    light, dark = (figure_file._svg(dashboard_figure(info, theme), theme) for theme in (LIGHT, DARK))
+    assert unnamed(figure_file._darkened(light)) == unnamed(dark)
+    assert figure_file._darkened(light.replace(LIGHT.ink, "#123456")) is None, "a colour of no theme"
+
+
+def unnamed(drawing):
+    """Names follow from colours too: numbered as they come."""
+    names = {name: str(place) for place, name in enumerate(re.findall(r' id="(\w+)"', drawing))}
+    return re.sub(r'(?<= id=")\w+|(?<=#)\w+(?=["\)])', lambda found: names.get(found[0], found[0]), drawing)
 
 
 def test_without_matplotlib_the_page_has_the_numbers_and_the_pip_line(store, tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ holds every number, and says how to get the picture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +38,11 @@ _INCHES = (16.0, 10.0)
 def write_dashboard(store: Store, run_id: str, folder: Path) -> list[Path]:
     """Write the page, and the picture where matplotlib is installed; the paths of what was written."""
     info = run_info(store, run_id)
+    draw = functools.cache(functools.partial(dashboard_figure, info))
     html = Path(folder) / "dashboard.html"
-    write_text(html, dashboard_html(info))
+    write_text(html, dashboard_html(info, draw))
     try:
-        return [html, write_dashboard_png(info, Path(folder) / "dashboard.png")]
+        return [html, write_png(draw(LIGHT), Path(folder) / "dashboard.png")]
     except MissingExtra:
         return [html]
 
@@ -49,13 +51,13 @@ def write_dashboard_png(info: RunInfo, path: Path, *, dpi: int = 100) -> Path:
     return write_png(dashboard_figure(info), path, dpi=dpi)
 
 
-def dashboard_html(info: RunInfo) -> str:
+def dashboard_html(info: RunInfo, draw: Callable[[Theme], Figure] | None = None) -> str:
     """One page: facts, the picture for light and for dark surroundings, every metric as a row."""
     body = [
         f"<h1>{text(info.run.name)}</h1>",
         f'<p class="soft"><code>{text(info.run.run_id)}</code> in <code>{text(info.run.run_dir)}</code></p>',
         page.facts(info.summary()),
-        _pictures(info),
+        inline_pictures(draw or functools.partial(dashboard_figure, info), _described(info)),
         page.table(("metric", "course", "first", "last", "points"), _metric_rows(info), caption="Metrics"),
     ]
     return page.page(f"{info.run.name}: {info.status}", "\n".join(body))
@@ -187,10 +189,6 @@ def _name_curves(axes: Axes, panel: Panel, theme: Theme) -> None:
     ):
         legend = axes.legend(fontsize=11, labelcolor=theme.ink, framealpha=0.85, edgecolor=theme.line)
         legend.get_frame().set_facecolor(theme.background)
-
-
-def _pictures(info: RunInfo) -> str:
-    return inline_pictures(lambda theme: dashboard_figure(info, theme), _described(info))
 
 
 def _described(info: RunInfo) -> str:

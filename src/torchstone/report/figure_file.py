@@ -30,10 +30,12 @@ def write_png(figure: Figure, path: Path, *, dpi: int = 100) -> Path:
 def inline_pictures(draw: Callable[[Theme], Figure], described: str) -> str:
     """HTML of what `draw` draws; `described` says it in words. Without matplotlib, a line that says so."""
     try:
-        drawings = [(theme.name, _svg(draw(theme), theme)) for theme in (LIGHT, DARK)]
+        light = _svg(draw(LIGHT), LIGHT)
+        dark = _darkened(light) or _svg(draw(DARK), DARK)
     except MissingExtra as missing:
         return f'<p class="soft">no picture: {text(missing.what)}; {text(missing.next)}</p>'
-    shown = "".join(f'<div class="{name}">{svg}</div>' for name, svg in drawings)
+    drawings = ((LIGHT, light), (DARK, dark))
+    shown = "".join(f'<div class="{theme.name}">{_apart(svg, theme)}</div>' for theme, svg in drawings)
     return f'<div class="picture" role="img" aria-label="{text(described)}">{shown}</div>'
 
 
@@ -42,11 +44,30 @@ def _svg(figure: Figure, theme: Theme) -> str:
     matplotlib: Any = require("matplotlib", "plots")
     out = io.StringIO()
     silent: dict[str, None] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context({"svg.hashsalt": theme.name, "svg.fonttype": "path"}):
+    with matplotlib.rc_context({"svg.hashsalt": "torchstone", "svg.fonttype": "path"}):
         figure.savefig(out, format="svg", facecolor=theme.background, metadata=silent)
+    # Where everything lies is known from now on: to save the figure again is quicker.
+    figure.set_layout_engine("none")
     drawing = out.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawing)
-    # Two drawings share a page, so each needs names of its own.
-    drawing = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{theme.name}-", drawing)
     return re.sub(r"<!--.*?-->\n?", "", drawing, flags=re.DOTALL)
+
+
+def _darkened(light: str) -> str | None:
+    """The drawing in the dark theme's colours, in a thousandth of the time that drawing takes.
+
+    None where it has colours that are not the theme's, as those of a heat map.
+    """
+    if "<image" in light or not set(_COLOUR.findall(light)) <= _DARK_FOR.keys():
+        return None
+    return _COLOUR.sub(lambda found: _DARK_FOR[found[0]], light)
+
+
+def _apart(drawing: str, theme: Theme) -> str:
+    """Two drawings share a page, so each needs names of its own."""
+    return re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{theme.name}-", drawing)
+
+
+_COLOUR = re.compile(r"#[0-9a-f]{6}(?![0-9a-z])")
+_DARK_FOR = dict(zip(LIGHT.colours, DARK.colours, strict=True))

@@ -28,6 +28,15 @@ class Theme:
     odd: str
     """Neither good nor bad: a check that could not be judged."""
 
+    @property
+    def colours(self) -> tuple[str, ...]:
+        """All of them, in the same order in every theme."""
+        return (
+            *(self.background, self.card, self.ink, self.soft, self.line),
+            *self.curves,
+            *(self.good, self.warning, self.bad, self.odd),
+        )
+
 
 LIGHT = Theme(
     name="light",

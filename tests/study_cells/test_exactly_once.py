@@ -114,7 +114,7 @@ def untouched(server: Server, rates: int, seeds: int) -> Quiet:
         study = server.study(base / "tiny.toml", rates=values, seeds=[*range(1, seeds + 1)])
         place = Place(study, base, str(base / "store.db"))
         told = server.ask(place.request())
-        assert (told["code"], told["orphans"]) == (0, 0), (base / "runner.txt").read_text()[-2000:]
+        assert (told["code"], told["orphans"]) == (0, 0), said(base)
         known = Quiet(study, facts(place), told["wall_s"] * SLOTS / (rates * seeds))
         server.quiet[rates, seeds] = known
     return known
@@ -153,8 +153,13 @@ def kill_until_through(
         assert told["orphans"] == 0, f"{told} after {drawn}"
         if told["code"] == 0:
             return
-        said = (place.base / "runner.txt").read_text()[-2000:]
-        assert told["code"] == -9, f"{told} after {drawn}: {said}"
+        assert told["code"] == -9, f"{told} after {drawn}: {said(place.base)}"
+
+
+def said(base: Path) -> str:
+    """By the runners there; one that was killed at once said nothing."""
+    log = base / "runner.txt"
+    return log.read_text(errors="replace")[-2000:] if log.is_file() else ""
 
 
 def draw(rng: random.Random, cell_s: float) -> list[dict[str, Any]]:

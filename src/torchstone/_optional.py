@@ -17,11 +17,16 @@ def require(module: str, extra: str) -> ModuleType:
         # A broken import inside the dependency is its own fault and must stay visible.
         if missing.name is None or missing.name.split(".")[0] != module.split(".")[0]:
             raise
-        raise MissingExtra(
-            f"{module} is not installed",
-            why=f"it comes with the extra [{extra}]",
-            next=f"pip install 'torchstone[{extra}]'",
-        ) from None
+        raise missing_extra(module, extra) from None
+
+
+def missing_extra(module: str, extra: str) -> MissingExtra:
+    """The error that says what brings `module`."""
+    return MissingExtra(
+        f"{module} is not installed",
+        why=f"it comes with the extra [{extra}]",
+        next=f"pip install 'torchstone[{extra}]'",
+    )
 
 
 def available(module: str) -> bool:

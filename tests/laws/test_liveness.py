@@ -164,6 +164,9 @@ SCENARIOS = {
     "train.on_nonfinite": Scenario(base=SICK, may_fail=True),
     "train.strategy": Scenario(proved_by=TWO_RANKS),
     "tracking.log_every": Scenario(values=[2]),
+    "tracking.sinks": Scenario(
+        values=[("tensorboard",)], needs="tensorboard: pip install 'torchstone[tensorboard]'"
+    ),
 }
 
 CLASSIFIER = """

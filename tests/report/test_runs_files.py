@@ -118,6 +118,14 @@ def test_some_runs_and_metrics_can_be_chosen(home: Path, capsys: pytest.CaptureF
     assert "give a name that ends in" in said(capsys, "export", "--out", "rows.xls", code=2)["next"]
 
 
+def test_a_run_is_copied_to_a_service_afterwards(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "say where" in said(capsys, "sync", "runs/first", code=2)["next"]
+    (told,) = said(capsys, "sync", "runs/first", "--to", "tensorboard")["sinks"]
+    assert told == {"sink": "tensorboard", "sent": 2, "waiting": 0, "error": ""}
+    assert len(list(Path("runs/first/tensorboard").iterdir())) == 1
+    assert said(capsys, "sync", named("first"))["sinks"] == [told], "nothing is sent twice"
+
+
 def test_removal_is_shown_first(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = said(capsys, "rm", "runs/first")
     assert told["removed"] is False

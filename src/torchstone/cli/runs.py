@@ -120,7 +120,7 @@ def compare_runs(
     if regression:
         from torchstone.cli.regression_view import show_regression
 
-        folders = [_folder(run, store) for run in runs]
+        folders = [folder_named(run, store) for run in runs]
         return show_regression(
             folders, data=data, max_samples=max_samples, false_alarms=false_alarms, device=device,
             as_json=as_json, quiet=quiet,
@@ -314,7 +314,7 @@ def of_one_store(runs: list[str], store: str | None) -> tuple[list[str], str | N
     return [run_id for run_id, _ in found], stores.pop() if stores else store
 
 
-def _folder(run: str, store: str | None) -> str:
+def folder_named(run: str, store: str | None) -> str:
     """The run folder, or the checkpoint, that is meant."""
     from pathlib import Path
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from torchstone.cli.runs import Where, app, of_one_store, open_store
+from torchstone._errors import UsageError
+from torchstone.cli.runs import Run, Where, app, folder_named, located, of_one_store, open_store
 from torchstone.cli.session import Json, Quiet, Verbose, Yes, console, print_json, split_commas, start_logging
 
 if TYPE_CHECKING:
@@ -51,6 +52,45 @@ def export_rows(
     elif not quiet:
         console().print(f"{count:,} rows of {len(chosen)} runs in {out}", markup=False, soft_wrap=True)
     return 0
+
+
+@app.command("sync")
+def sync(
+    run: Run,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="wandb, trackio, tensorboard, mlflow; default: those that the run had."),
+    ] = None,
+    store: Where = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Send a service the rows of a run that it lacks. Exit code 75 if it does not take them.
+
+    Example:  torchstone runs sync 20260131-1200 --to wandb
+    """
+    start_logging(quiet, verbose)
+    from torchstone.tracking.replica import catch_up, replicas_of
+    from torchstone.tracking.run_folder import RunFolder
+
+    folder = RunFolder.open(folder_named(run, store))
+    run_id, store = located(str(folder.path), store)
+    names = split_commas(to) or replicas_of(folder)
+    if not names:
+        raise UsageError("this run was copied nowhere", where=str(folder.path), next="say where: --to wandb")
+    with folder.locked(), open_store(store) as opened:
+        reports = [catch_up(opened, folder, name) for name in names]
+    if as_json:
+        told = [each.to_dict() for each in reports]
+        print_json({"schema": "torchstone.runs-sync/1", "run_id": run_id, "sinks": told})
+    else:
+        for each in reports:
+            why = f": {each.error}" if each.error else ""
+            console().print(
+                f"{each.sink}: {each.sent:,} rows sent, {each.waiting:,} waiting{why}", markup=False
+            )
+    return 75 if any(each.waiting for each in reports) else 0
 
 
 @app.command("rm")

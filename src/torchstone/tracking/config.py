@@ -29,6 +29,11 @@ class TrackingConfig(Section):
         changes_result=False,
     )
     dashboard: bool = knob(True, help="Draw the dashboard when a run ends.", changes_result=False)
+    sinks: tuple[str, ...] = knob(
+        (),
+        help="Services that get a copy of the rows: wandb, trackio, tensorboard, mlflow.",
+        changes_result=False,
+    )
     tags: tuple[str, ...] = knob(
         (),
         help="Words by which the run is found again, such as the arm of a comparison.",

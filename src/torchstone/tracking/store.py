@@ -218,12 +218,14 @@ class Store:
                 raise
             raise self._unknown(run_id) from error
 
-    def metrics(self, run_id: str, key: str | None = None) -> list[MetricRow]:
-        """Rows in the order of key and step."""
+    def metrics(self, run_id: str, key: str | None = None, after: int | None = None) -> list[MetricRow]:
+        """Rows in the order of key and step; of one metric, and beyond step `after`, if these are given."""
         table = schema.metrics
         query = select(table.c.key, table.c.step, table.c.value, table.c.at).where(table.c.run_id == run_id)
         if key is not None:
             query = query.where(table.c.key == key)
+        if after is not None:
+            query = query.where(table.c.step > after)
         return [_metric_row(row) for row in self._all(query.order_by(table.c.key, table.c.step))]
 
     def last_values(self, run_ids: Sequence[str]) -> dict[str, dict[str, MetricRow]]:

@@ -52,6 +52,7 @@ from torchstone.train.start_block import used_settings
 from torchstone.train.subject import Subject
 
 if TYPE_CHECKING:
+    from torchstone.tracking.replica import ReplicaReport
     from torchstone.tracking.store import Store
 
 log = logging.getLogger(__name__)
@@ -67,12 +68,17 @@ def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[obj
     if not ranks.main:
         return _follow(subject, config)
     # The database is not needed before a run begins.
+    from torchstone.tracking.replica import replicate
     from torchstone.tracking.store import Store, default_store
 
     # From the first file written to the last, a signal is noted and obeyed where nothing can tear.
     with SignalWatch() as watch:
         folder = _enter(place, config, subject)
-        with folder.locked(), Store.open(default_store(folder.path)) as store:
+        with (
+            folder.locked(),
+            Store.open(default_store(folder.path)) as store,
+            replicate(config.tracking.sinks, store, folder) as replicas,
+        ):
             found = choose_checkpoint(place, folder)
             is_new = not (folder.path / "config.json").is_file()
             environment = _record_start(folder, store, config, subject, is_new=is_new)
@@ -111,6 +117,9 @@ def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[obj
             folder.set_status(ending.status)
             _tell_end(engine, ending.status, ending.reason)
             ranks.leave()
+        result.warnings.extend(
+            _behind(each.report, result.run_id) for each in replicas if each.report.waiting
+        )
         if watch.received is not None:  # after the last step: all is done, but whoever sent it must see it
             result = dataclasses.replace(result, exit_code=exit_code_of(watch.received))
         return result
@@ -156,6 +165,11 @@ def _close_row(
     except (OSError, TorchstoneError) as error:
         log.warning("the end of the run is not in the store: %s", error)
         result.warnings.append(f"the end of the run is not in the store: {_first_line(error)}")
+
+
+def _behind(report: ReplicaReport, run_id: str) -> str:
+    why = f": {report.error}" if report.error else ""
+    return f"{report.sink} lacks {report.waiting:,} rows{why}; torchstone runs sync {run_id}"
 
 
 def _first_line(error: Exception) -> str:

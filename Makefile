@@ -127,6 +127,7 @@ bench: $(VENV)/.dev ## measure; prints ratios, writes JSON to bench/results
 	$(BIN)/python bench/checkpoint.py
 	$(BIN)/python bench/data.py
 	$(BIN)/python bench/publish.py
+	$(BIN)/python bench/probes.py
 	$(BIN)/python bench/drift.py
 	$(BIN)/python bench/optim.py
 	$(BIN)/python bench/attention.py

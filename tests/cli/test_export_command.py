@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+from safetensors.torch import load_file
 from zoo.documented import schema
 
 from torchstone import _optional
@@ -57,6 +58,10 @@ def test_a_pruned_run_is_exported_without_its_heads_of_zeros(torchstone: Typed, 
         "train", "zoo:gpt-nano", "--data", "text.txt", "--max-steps", 3, "--run-dir", "run", "-q", *said
     )
     assert trained.code == 0, trained.err
+    dense = torchstone("export", "run", "--formats", "safetensors", "--out", "dense", "-q")
+    assert dense.code == 0, dense.err
+    qkv = load_file(tmp_path / "dense" / "model.safetensors")["blocks.0.attention.qkv.weight"]
+    assert qkv.shape == (3 * 16, 16) and (qkv == 0).all(dim=1).sum() == 3 * 8, "dense, with zeros"
     answer = torchstone("export", "run", "--shrink", "--formats", "pt2", "--out", "small", "--json")
     assert answer.code == 0, answer.err
     assert any("2 heads and channels of zeros are left out" in note for note in answer.object["notes"])

@@ -103,7 +103,7 @@ for _record in (
     OptimizerRecord(
         name="spam",
         factory=spam,
-        summary="AdamW; clips by element, resets moments now and then; dense moments",
+        summary="AdamW; clips by element, resets moments now and then; without the paper's sparse momentum",
         source="Huang et al. 2025, SPAM: Spike-Aware Adam with Momentum Reset, arXiv:2501.06842",
         state_bytes=8,
         moments=True,

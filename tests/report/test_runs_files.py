@@ -124,6 +124,9 @@ def test_a_run_is_copied_to_a_service_afterwards(home: Path, capsys: pytest.Capt
     assert told == {"sink": "tensorboard", "sent": 2, "waiting": 0, "error": ""}
     assert len(list(Path("runs/first/tensorboard").iterdir())) == 1
     assert said(capsys, "sync", named("first"))["sinks"] == [told], "nothing is sent twice"
+    (read,) = said(capsys, "import", "tensorboard", "runs/first/tensorboard")["runs"]
+    assert read == {"run_id": "tensorboard-tensorboard", "name": "tensorboard", "rows": 2}
+    assert "nothing to import" in said(capsys, "import", "wandb", "runs/first", code=2)["what"]
 
 
 def test_removal_is_shown_first(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torchstone._errors import DataError, UsageError
 from torchstone.tracking import replica
+from torchstone.tracking.imports import IMPORTS, keep
 from torchstone.tracking.replica import Replica, catch_up, replicate
 from torchstone.tracking.rows import MetricRow
 from torchstone.tracking.run_folder import RunFolder
@@ -178,67 +182,87 @@ def test_secrets_of_a_configuration_stay(store: Store, folder: RunFolder) -> Non
 # --- the real services, without a network ---------------------------------------------------------------
 
 
-def at_tensorboard(folder: RunFolder) -> dict[tuple[str, int], float]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder.path / "tensorboard"))
-    events.Reload()
-    return {
-        (key, event.step): event.value for key in events.Tags()["scalars"] for event in events.Scalars(key)
-    }
-
-
-def at_mlflow(folder: RunFolder) -> dict[tuple[str, int], float]:
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{folder.path.parent / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("torchstone")
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.status == "FINISHED" and run.data.params == {"a": "1"}
-    keys = run.data.metrics
-    found = [(key, each) for key in keys for each in client.get_metric_history(run.info.run_id, key)]
-    assert len(found) == len({(key, each.step) for key, each in found}), "each row once"
-    return {(key, each.step): each.value for key, each in found}
-
-
-def at_wandb(folder: RunFolder) -> dict[tuple[str, int], float]:
-    files = sorted((folder.path / "wandb").glob("offline-run-*/run-*.wandb"))
-    runs = [read_wandb(path) for path in files]
-    assert len(runs) == 2 and {(run.run_id, run.name) for run in runs} == {(folder.run_id, "one")}
-    assert runs[-1].config == {"a": 1} and runs[-1].exit_code == 0
-    rows = [row for run in runs for row in run.rows]
-    assert len(rows) == len(ROWS), "each row once"
-    return {(row.key, row.step): row.value for row in rows}
-
-
-READERS: dict[str, Callable[[RunFolder], dict[tuple[str, int], float]]] = {
-    "tensorboard": at_tensorboard,
-    "mlflow": at_mlflow,
-    "wandb": at_wandb,
+PLACES_OF: dict[str, Callable[[RunFolder], str]] = {
+    "tensorboard": lambda folder: str(folder.path / "tensorboard"),
+    "mlflow": lambda folder: f"sqlite:///{folder.path.parent / 'mlflow.db'}",
+    "wandb": lambda folder: str(folder.path / "wandb"),
 }
-UNREAD = {"trackio": "its releases ask for older versions of huggingface-hub and pillow than ours"}
+NEVER_RUN = {"trackio": "its releases ask for older versions of huggingface-hub and pillow than ours"}
 
 
 def test_every_sink_is_read_back() -> None:
-    assert READERS.keys() | UNREAD.keys() == set(SINKS.names())
+    assert PLACES_OF.keys() | NEVER_RUN.keys() == set(SINKS.names()) == set(IMPORTS.names())
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("name", READERS)
-def test_a_service_gets_every_row(
+@pytest.mark.parametrize("name", PLACES_OF)
+def test_a_service_gets_every_row_and_an_import_brings_it_back(
     store: Store, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """In two sessions, as a run that was interrupted."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     for variable in ("WANDB_PROJECT", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(variable, raising=False)
-    first = [row for row in ROWS if row.step <= 2]
-    store.log_rows(folder.run_id, first)
+    rows = [*ROWS, MetricRow("odd", 1, math.nan, 6.0), MetricRow("odd", 2, math.inf, 7.0)]
+    store.log_rows(folder.run_id, [row for row in rows if row.step <= 2])
     assert catch_up(store, folder, name).error == ""
-    store.log_rows(folder.run_id, ROWS)
+    store.log_rows(folder.run_id, rows)
     store.finish_run(folder.run_id, "completed")
     report = catch_up(store, folder, name)
     assert (report.error, report.waiting) == ("", 0)
-    found = READERS[name](folder)
-    assert found.keys() == {(row.key, row.step) for row in ROWS}
-    assert all(math.isclose(found[row.key, row.step], row.value, rel_tol=1e-6) for row in ROWS)
+
+    for _ in range(2):  # the second import finds everything there
+        (read,) = IMPORTS.get(name).read(PLACES_OF[name](folder))
+        assert keep(store, read) == len(rows), "each row once"
+    again = store.run(read.run_id)
+    assert (again.status, again.kind) == ("completed", "import")
+    assert name == "tensorboard" or (again.name, str(again.config["a"])) == ("one", "1")
+    assert [(row.key, row.step) for row in store.metrics(read.run_id)] == [
+        (row.key, row.step) for row in store.metrics(folder.run_id)
+    ]
+    for mine, theirs in zip(store.metrics(folder.run_id), store.metrics(read.run_id), strict=True):
+        assert math.isclose(mine.value, theirs.value, rel_tol=1e-6) or math.isnan(mine.value + theirs.value)
+
+
+def test_a_file_that_a_killed_process_left_is_read_up_to_there(
+    store: Store, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    many = [MetricRow(f"key-{number:02}", step, 1.0) for step in range(60) for number in range(40)]
+    store.log_rows(folder.run_id, many)  # several blocks of the file's format
+    assert catch_up(store, folder, "wandb").error == ""
+    (whole,) = (folder.path / "wandb").glob("offline-run-*/run-*.wandb")
+    assert len(read_wandb(whole).rows) == len(many)
+    torn = tmp_path / "run-torn.wandb"
+    torn.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    read = read_wandb(torn)
+    assert 0 < len(read.rows) < len(many) and read.exit_code is None
+    torn.write_bytes(b"something else")
+    with pytest.raises(ValueError, match="no run file"):
+        read_wandb(torn)
+
+
+def test_a_project_of_trackio_is_read(tmp_path: Path) -> None:
+    """A file with the tables of trackio 0.43."""
+    path = tmp_path / "notes.db"
+    with contextlib.closing(sqlite3.connect(path)) as file, file:
+        file.execute(
+            "CREATE TABLE metrics (id INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL, "
+            "timestamp TEXT NOT NULL, run_name TEXT NOT NULL, step INTEGER NOT NULL, metrics TEXT NOT NULL)"
+        )
+        file.execute("CREATE TABLE configs (id INTEGER PRIMARY KEY, run_name TEXT, config TEXT)")
+        file.execute("INSERT INTO configs (run_name, config) VALUES ('tidy-cat', '{\"lr\": 0.1}')")
+        for step in (0, 1):
+            record = f'{{"loss": {2 - step}, "word": "x", "odd": "NaN"}}'
+            file.execute(
+                "INSERT INTO metrics (run_id, timestamp, run_name, step, metrics) VALUES "
+                "('a', '2026-01-31T12:00:00+00:00', 'tidy-cat', ?, ?)",
+                (step, record),
+            )
+    (read,) = IMPORTS.get("trackio").read(str(path))
+    assert (read.name, read.config) == ("tidy-cat", {"lr": 0.1})
+    assert [(row.key, row.step) for row in read.rows] == [("loss", 0), ("odd", 0), ("loss", 1), ("odd", 1)]
+    assert read.started == 1769860800.0
+    for wrong in (tmp_path / "nothing.db", Path(__file__)):
+        with pytest.raises((UsageError, DataError)):
+            list(IMPORTS.get("trackio").read(str(wrong)))

@@ -1,4 +1,4 @@
-"""`torchstone runs export | rm | gc`: rows for other programs, and what is taken off the disk."""
+"""`torchstone runs export | import | sync | rm | gc`: rows go out and come in, runs leave the disk."""
 
 from __future__ import annotations
 
@@ -51,6 +51,41 @@ def export_rows(
         print_json(answer)
     elif not quiet:
         console().print(f"{count:,} rows of {len(chosen)} runs in {out}", markup=False, soft_wrap=True)
+    return 0
+
+
+@app.command("import")
+def import_runs(
+    tracker: Annotated[str, typer.Argument(metavar="TRACKER", help="wandb, tensorboard, mlflow or trackio.")],
+    place: Annotated[
+        str, typer.Argument(metavar="PLACE", help="Offline folder, event files, tracking address or file.")
+    ],
+    store: Where = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Read runs that another tracker holds into the store; an import can be repeated.
+
+    Example:  torchstone runs import wandb old/wandb
+
+    Example:  torchstone runs import mlflow sqlite:///mlflow.db
+    """
+    start_logging(quiet, verbose)
+    from torchstone.tracking.imports import IMPORTS, keep
+    from torchstone.tracking.store import Store
+
+    found = IMPORTS.get(tracker)
+    told = []
+    with Store.open(store) as opened:
+        for run in found.read(place):
+            told.append({"run_id": run.run_id, "name": run.name, "rows": keep(opened, run)})
+            if not (as_json or quiet):
+                console().print(f"{run.run_id}  {run.name}: {len(run.rows):,} rows", markup=False)
+    if as_json:
+        print_json({"schema": "torchstone.runs-import/1", "tracker": tracker, "runs": told})
+    elif not told:
+        console().print("no run is there")
     return 0
 
 

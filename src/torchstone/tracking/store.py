@@ -103,8 +103,9 @@ class Store:
         kind: str,
         run_dir: str | Path,
         config: Mapping[str, Any] | None = None,
+        started: float | None = None,
     ) -> None:
-        """Enter a run as `running`; a run that is continued keeps its first start."""
+        """Enter a run as `running`, since `started` or now; a run that is continued keeps its first start."""
         fresh = {
             "name": name,
             "kind": kind,
@@ -113,7 +114,12 @@ class Store:
             "ended": None,
             "config": _json(config or {}),
         }
-        row = {"run_id": run_id, "started": time.time(), "summary": "{}", **fresh}
+        row = {
+            "run_id": run_id,
+            "started": time.time() if started is None else started,
+            "summary": "{}",
+            **fresh,
+        }
         statement = (
             self._database.insert(schema.runs)
             .values(row)
@@ -121,10 +127,18 @@ class Store:
         )
         self._database.write(lambda connection: connection.execute(statement), about=run_id)
 
-    def finish_run(self, run_id: str, status: str, summary: Mapping[str, Any] | None = None) -> None:
+    def finish_run(
+        self,
+        run_id: str,
+        status: str,
+        summary: Mapping[str, Any] | None = None,
+        *,
+        ended: float | None = None,
+    ) -> None:
+        """Note how a run ended, at `ended` or now."""
         if status not in STATUSES:
             raise UsageError(f"there is no status {status!r}", next=f"use one of: {', '.join(STATUSES)}")
-        ended = None if status == "running" else time.time()
+        ended = None if status == "running" else time.time() if ended is None else ended
         statement = (
             update(schema.runs)
             .where(schema.runs.c.run_id == run_id)

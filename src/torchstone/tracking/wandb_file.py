@@ -66,9 +66,15 @@ def _rows(history: Any) -> Iterator[MetricRow]:
     at = float(values.get("_timestamp", 0.0))
     step = int(history.step.num) if history.HasField("step") else int(values.get("_step", 0))
     for key, value in values.items():
-        number = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}.get(str(value), value)
-        if not key.startswith("_") and isinstance(number, int | float):
-            yield MetricRow(key, step, float(number), at)
+        if not key.startswith("_") and (number := as_number(value)) is not None:
+            yield MetricRow(key, step, number, at)
+
+
+def as_number(value: object) -> float | None:
+    """A value of a tracker's JSON, which has words for what JSON has not; None: it is no number."""
+    if isinstance(value, str):
+        return {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}.get(value)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _records(path: Path) -> Iterator[bytes]:

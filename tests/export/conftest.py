@@ -1,4 +1,4 @@
-"""One small bundle with every format, made once for all workers: the exporters take seconds."""
+"""One small bundle, made once for all workers and for tests/web too: the exporters take seconds."""
 
 from __future__ import annotations
 
@@ -8,19 +8,41 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from torchstone.adapt.load import LoadedModel, load
 from torchstone.data.byte_tokenizer import ByteTokenizer
 from torchstone.export.bundle import Bundle, export
 from torchstone.export.formats import chosen
 from torchstone.export.source import Source
+from torchstone.web.serving.container import beside
 
-EVERY = "safetensors,pt2,onnx,int8,torchscript,torchserve"
-SIZES = {"d_model": 32, "num_layers": 2, "num_heads": 2, "max_seq_len": 40, "vocab_size": 300}
+EVERY = "safetensors,pt2,onnx,onnx-int8,torchserve"
+"""`pt2-int8` and `torchscript` take as long as all of these: `Plain` goes through them."""
+SIZES = {"d_model": 32, "num_layers": 1, "num_heads": 2, "max_seq_len": 40, "vocab_size": 300}
 
 
 def tiny_model() -> LoadedModel:
     return load("zoo:gpt-nano", overrides=SIZES)
+
+
+class Plain(nn.Module):
+    """As little as has an embedding, a linear layer and free axes: half a second in a tracer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(300, 16)
+        self.final_norm = nn.LayerNorm(16)
+        self.head = nn.Linear(16, 300)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.head(self.final_norm(self.token_embedding(input_ids)))
+
+
+def plain(module: nn.Module | None = None) -> Source:
+    torch.manual_seed(0)
+    return Source(load(module or Plain(), task="causal-lm"), ByteTokenizer())
 
 
 @pytest.fixture
@@ -45,7 +67,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle itself: tests that write take `bundle`, a copy."""
 
     def make(folder: Path) -> Bundle:
-        return export(Source(tiny_model(), ByteTokenizer()), folder, chosen(EVERY))
+        return export(Source(tiny_model(), ByteTokenizer()), folder, chosen(EVERY), beside=beside)
 
     return once(tmp_path_factory, "bundle", make)
 

@@ -72,7 +72,7 @@ def converted(program: ExportedProgram, interface: Interface) -> Any:
 
 def _converted(program: ExportedProgram, interface: Interface) -> Any:
     require("onnxscript", "onnx")
-    with quiet():
+    with quiet(), _copied(program):
         made = torch.onnx.export(
             program,
             (),
@@ -85,6 +85,31 @@ def _converted(program: ExportedProgram, interface: Interface) -> Any:
     assert made is not None
     _tidy(made.model, interface)
     return made
+
+
+@contextmanager
+def _copied(program: ExportedProgram) -> Iterator[None]:
+    """A copy before each `view` and `reshape` for a while; the copies leave no trace in ONNX.
+
+    A kernel for attention leaves its rows such that a view of them is allowed. The exporter takes the kernel
+    apart, and what its parts leave is laid out otherwise.
+    """
+    ops, graph, copies = torch.ops.aten, program.graph, []
+    for node in [each for each in graph.nodes if each.target in (ops.view.default, ops.reshape.default)]:
+        given = node.args[0]
+        with graph.inserting_before(node):
+            copied = graph.call_function(
+                ops.clone.default, (given,), {"memory_format": torch.contiguous_format}
+            )
+        copied.meta = dict(given.meta)
+        node.replace_input_with(given, copied)
+        copies.append((node, given, copied))
+    try:
+        yield
+    finally:
+        for node, given, copied in copies:
+            node.replace_input_with(copied, given)
+            graph.erase_node(copied)
 
 
 def _output_names(interface: Interface) -> list[str]:

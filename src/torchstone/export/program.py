@@ -33,6 +33,7 @@ _SEQUENCES = {
     "inputs_embeds": SEQUENCE,
     "mm_token_type_ids": SEQUENCE,
     "decoder_input_ids": TARGET,
+    "decoder_inputs_embeds": TARGET,
     "decoder_attention_mask": TARGET,
 }
 
@@ -105,8 +106,10 @@ def example(
     limit = adapter.facts.max_seq_len
     length = length if limit is None else min(length, limit)
     batch = adapter.examples.batch(batch_size, length=length, seed=seed)
-    if target is not None and "decoder_input_ids" in batch:
-        batch["decoder_input_ids"] = batch["decoder_input_ids"][:, :target]
+    for name in ("decoder_input_ids", "decoder_inputs_embeds"):
+        if target is not None and name in batch:
+            # A view would keep the longer rows as its stride, and the trace would hold that number fast.
+            batch[name] = batch[name][:, :target].contiguous()
     if "input_ids" in batch and adapter.signature.has("mask") and adapter.binding.takes("attention_mask"):
         batch["attention_mask"] = torch.ones_like(batch["input_ids"])
     # A dictionary in a fixed order: the arguments of the graph have places.

@@ -187,11 +187,11 @@ def config_of(module: nn.Module) -> dict[str, Any]:
     carried = getattr(module, "config", None)
     if isinstance(carried, Mapping):
         return dict(carried)
+    to_dict = getattr(carried, "to_dict", None)
+    if callable(to_dict) and not isinstance(carried, type):
+        return dict(to_dict())  # before the fields: of the library's configurations these are not all
     if dataclasses.is_dataclass(carried) and not isinstance(carried, type):
         return {each.name: _plain(getattr(carried, each.name)) for each in dataclasses.fields(carried)}
-    to_dict = getattr(carried, "to_dict", None)
-    if callable(to_dict):
-        return dict(to_dict())
     return dict(vars(carried)) if hasattr(carried, "__dict__") and not isinstance(carried, type) else {}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from web.conftest import served  # noqa: F401
+from web.conftest import made_once  # noqa: F401
 from zoo.documented import schema
 
 from torchstone.web.serving.config import ServeConfig
@@ -19,17 +19,17 @@ PAGE = Path(__file__).parents[2] / "docs" / "serve.md"
 
 
 @pytest.mark.timeout(400)  # whoever comes first waits for the exporters
-def test_a_dry_run_verifies_and_listens_nowhere(torchstone: Typed, served: Path) -> None:  # noqa: F811
-    answer = torchstone("serve", served, "--dry-run", "--set", "max_batch=3", "--json")
+def test_a_dry_run_verifies_and_listens_nowhere(torchstone: Typed, made_once: Path) -> None:  # noqa: F811
+    answer = torchstone("serve", made_once, "--dry-run", "--set", "max_batch=3", "--json")
     assert answer.code == 0, answer.err
     jsonschema.validate(answer.object, schema("torchstone.serve/1"))
     assert (answer.object["format"], answer.object["limits"]["max_batch"]) == ("onnx", 3)
     for arguments, code, said in (
         (["--host", "0.0.0.0", "--port", "0"], 1, "a token is needed"),
-        (["--host", "192.0.2.1", "--token-file", served / "README.md"], 1, "cannot listen on 192.0.2.1"),
+        (["--host", "192.0.2.1", "--token-file", made_once / "README.md"], 1, "cannot listen on 192.0.2.1"),
         (["--format", "tflite"], 1, "has no format tflite"),
     ):
-        answer = torchstone("serve", served, *arguments)
+        answer = torchstone("serve", made_once, *arguments)
         assert (answer.code, said in answer.err) == (code, True), answer.err
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from export.broken_bundles import FILES, FORGED
-from export.conftest import EVERY
+from export.conftest import EVERY, plain
 from torch import Tensor, nn
 
 from torchstone._errors import ModelError, UsageError
@@ -39,6 +39,16 @@ def test_every_format_holds_over_the_whole_grid(made_once: Path) -> None:
     shapes = {tuple(each["shape"][:2]) for each in golden["cases"]}
     assert {(1, 1), (3, 1), (1, 7), (3, 13), (1, 40)} <= shapes
     assert {"padding", "text0", "text1", "text2"} <= {each["id"] for each in golden["cases"]}
+
+
+def test_formats_that_trace_again_hold_too(tmp_path: Path) -> None:
+    made = room.export(plain(), tmp_path / "out", chosen("pt2-int8,torchscript"))
+    assert made.verdict == "pass", made.health.failed
+    found = verify_bundle(tmp_path / "out")
+    assert {each["name"]: each["status"] for each in found["formats"]} == {
+        "pt2-int8": "pass",
+        "torchscript": "pass",
+    }
 
 
 def test_axes_of_onnx_are_free_and_named(made_once: Path) -> None:
@@ -257,9 +267,7 @@ def test_a_place_that_is_taken_is_left_alone(bundle: Path, source: Source, tmp_p
     assert [*before["formats"]] != [*after["formats"]] == ["safetensors"]
 
 
-def test_a_format_whose_outputs_differ_is_taken_out(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_format_whose_outputs_differ_is_taken_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof is believed, not the writer."""
     from torchstone.export import pt2
 
@@ -272,7 +280,7 @@ def test_a_format_whose_outputs_differ_is_taken_out(
 
     monkeypatch.setattr(pt2, "save", wrong)
     with pytest.raises(ModelError, match="no format could be exported") as told:
-        room.export(source, tmp_path / "out", chosen("pt2"))
+        room.export(plain(), tmp_path / "out", chosen("pt2"))
     assert "times what is allowed" in told.value.why
     assert [*tmp_path.iterdir()] == []
 

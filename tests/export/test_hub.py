@@ -9,14 +9,14 @@ from typing import Any
 import jsonschema
 import pytest
 from cli.conftest import torchstone  # noqa: F401
-from web.conftest import served  # noqa: F401
+from export.conftest import plain
 from zoo.documented import schema
 from zoo.hub import Hub, hub
 
 from torchstone._errors import DataError, EnvironmentProblem, Offline, UsageError
+from torchstone.export.bundle import export
+from torchstone.export.formats import chosen
 from torchstone.export.hub import Push, plan_push
-
-pytestmark = pytest.mark.timeout(400)  # whoever comes first waits for the exporters
 
 
 @pytest.fixture
@@ -25,9 +25,14 @@ def remote() -> Iterator[Hub]:
         yield it
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(plain(), tmp_path_factory.mktemp("hub") / "bundle", chosen("pt2")).path
+
+
 @pytest.fixture
-def plan(served: Path) -> Push:  # noqa: F811
-    return plan_push(served, "me/first")
+def plan(small: Path) -> Push:
+    return plan_push(small, "me/first")
 
 
 def pushed(plan: Push, remote: Hub, **more: Any) -> str:
@@ -35,12 +40,12 @@ def pushed(plan: Push, remote: Hub, **more: Any) -> str:
 
 
 def test_every_file_arrives_and_stale_ones_leave(plan: Push, remote: Hub) -> None:
-    remote.files = {".gitattributes": b"", "bundle.json": b"{}", "model.pt2": b"of yesterday"}
+    remote.files = {".gitattributes": b"", "bundle.json": b"{}", "old.bin": b"of yesterday"}
     assert pushed(plan, remote, private=True) == f"{remote.address}/me/first/commit/{1:040x}"
     assert (remote.repo, remote.private, remote.commits) == ("me/first", True, 1)
     there = {name: data for name, data in remote.files.items() if name != ".gitattributes"}
     assert there == {name: (plan.folder / name).read_bytes() for name in plan.files}
-    assert "bundle.json" in there and "model.pt2" not in there
+    assert "bundle.json" in there and "old.bin" not in there
 
 
 def test_a_repository_with_something_else_is_left_alone(plan: Push, remote: Hub) -> None:
@@ -51,8 +56,8 @@ def test_a_repository_with_something_else_is_left_alone(plan: Push, remote: Hub)
 
 
 def test_what_arrives_differently_is_told(plan: Push, remote: Hub) -> None:
-    remote.loses = "model.onnx"
-    with pytest.raises(DataError, match=r"model\.onnx does not lie in me/first as it was sent"):
+    remote.loses = "model.pt2"
+    with pytest.raises(DataError, match=r"model\.pt2 does not lie in me/first as it was sent"):
         pushed(plan, remote)
 
 
@@ -70,13 +75,13 @@ def test_refusals_and_silence_have_their_own_errors(plan: Push, remote: Hub) -> 
 
 def test_the_command_lists_first_and_pushes_when_told(
     torchstone: Any,  # noqa: F811
-    served: Path,  # noqa: F811
+    small: Path,
     remote: Hub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", remote.address)
     monkeypatch.setenv("HF_TOKEN", "hf_x")
-    line = ("export", served, "--push", "me/first")
+    line = ("export", small, "--push", "me/first")
     answer = torchstone(*line, "--json")
     assert answer.code == 0, answer.err
     jsonschema.validate(answer.object, schema("torchstone.push/1"))
@@ -87,6 +92,6 @@ def test_the_command_lists_first_and_pushes_when_told(
     assert (
         torchstone(*line, "--yes", "--json").object["commit"].startswith(f"{remote.address}/me/first/commit/")
     )
-    assert remote.files["bundle.json"] == (served / "bundle.json").read_bytes()
-    for more, code in ((["--push", "a/b/c"], 2), (["--push", "me/x", "--formats", "onnx"], 2)):
-        assert torchstone("export", served, *more).code == code
+    assert remote.files["bundle.json"] == (small / "bundle.json").read_bytes()
+    for more, code in ((["--push", "a/b/c"], 2), (["--push", "me/x", "--formats", "pt2"], 2)):
+        assert torchstone("export", small, *more).code == code

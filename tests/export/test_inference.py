@@ -78,7 +78,7 @@ def test_the_command_line_answers_for_text_files_folders_and_ids(
     assert "the bundle has no format tflite" in capsys.readouterr().err
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.floats(-8, 8), min_size=2, max_size=9, unique=True),
     st.sampled_from([None, 1, 2, 5, 50]),

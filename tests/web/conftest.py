@@ -16,15 +16,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from export.conftest import once, tiny_model
+from export.conftest import made_once  # noqa: F401
 
-from torchstone.data.byte_tokenizer import ByteTokenizer
-from torchstone.export.bundle import Bundle, export
-from torchstone.export.formats import chosen
-from torchstone.export.source import Source
 from torchstone.export.standalone.inference import Predictor
 from torchstone.web.serving.config import ServeConfig
-from torchstone.web.serving.container import beside
 from torchstone.web.serving.server import Server, make_server
 
 
@@ -142,19 +137,9 @@ def serving(predictor: Any, token: str | None = None, **limits: Any) -> Iterator
     assert not thread.is_alive()
 
 
-@pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with the server beside it; ONNX alone, for the exporters take seconds."""
-
-    def make(folder: Path) -> Bundle:
-        return export(Source(tiny_model(), ByteTokenizer()), folder, chosen("onnx"), beside=beside)
-
-    return once(tmp_path_factory, "served", make)
-
-
 @pytest.fixture
-def held(served: Path) -> Held:
-    return Held(served)
+def held(made_once: Path) -> Held:  # noqa: F811
+    return Held(made_once)
 
 
 def until(what: Callable[[], object], seconds: float = 30) -> None:

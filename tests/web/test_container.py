@@ -41,25 +41,25 @@ def answers(client: Client) -> bool:
         return False
 
 
-def test_its_steps_are_sound(served: Path) -> None:
-    steps = instructions((served / "Dockerfile").read_text())
+def test_its_steps_are_sound(made_once: Path) -> None:
+    steps = instructions((made_once / "Dockerfile").read_text())
     names, by_name = [name for name, _ in steps], dict(steps)
     assert names[0] == "FROM" and by_name["FROM"].endswith("-slim")
     assert by_name["USER"] == "1000:1000" and names.index("USER") < names.index("CMD")
     assert names.index("RUN") < names.index("USER"), "packages are installed before the rights are given up"
     for name, value in steps:
-        assert name != "COPY" or (served / value.split()[0]).exists()
+        assert name != "COPY" or (made_once / value.split()[0]).exists()
     assert "-r serving/requirements.txt" in by_name["RUN"]
-    lines = (served / "serving" / "requirements.txt").read_text().splitlines()[1:]
+    lines = (made_once / "serving" / "requirements.txt").read_text().splitlines()[1:]
     needed = {each.partition("==")[0] for each in lines}
     assert needed == {"numpy", "onnxruntime", "tokenizers", "fastapi", "uvicorn", "prometheus-client"}
-    assert verify_bundle(served)["verdict"] == "pass", "the server's files are under the seal too"
+    assert verify_bundle(made_once)["verdict"] == "pass", "the server's files are under the seal too"
     torch = dict(instructions(dockerfile("pt2", with_torch=True)))
     assert "--extra-index-url $TORCH_INDEX" in torch["RUN"] and torch["ARG"].startswith("TORCH_INDEX=")
 
 
-def test_its_command_starts_and_its_probe_tells(served: Path, tmp_path: Path) -> None:
-    by_name = dict(instructions((served / "Dockerfile").read_text()))
+def test_its_command_starts_and_its_probe_tells(made_once: Path, tmp_path: Path) -> None:
+    by_name = dict(instructions((made_once / "Dockerfile").read_text()))
     typed, probe = json.loads(by_name["CMD"]), json.loads(by_name["HEALTHCHECK"].partition(" CMD ")[2])
     assert typed[:3] == ["python", "-m", "serving"] and by_name["EXPOSE"] in typed
     port = free_port()
@@ -71,11 +71,11 @@ def test_its_command_starts_and_its_probe_tells(served: Path, tmp_path: Path) ->
     ]
     probe = [sys.executable, *(each.replace(f":{by_name['EXPOSE']}/", f":{port}/") for each in probe[1:])]
     bare = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
-    refused = subprocess.run(command, cwd=served, env=bare, capture_output=True, text=True, check=False)
+    refused = subprocess.run(command, cwd=made_once, env=bare, capture_output=True, text=True, check=False)
     assert refused.returncode == 1 and "set TORCHSTONE_SERVE_TOKEN" in refused.stderr
     with (tmp_path / "log").open("w") as log:
         environment = bare | {"TORCHSTONE_SERVE_TOKEN": "geheim"}
-        process = subprocess.Popen(command, stderr=log, cwd=served, env=environment)
+        process = subprocess.Popen(command, stderr=log, cwd=made_once, env=environment)
     try:
         client = Client(f"http://127.0.0.1:{port}", "geheim")
         until(lambda: process.poll() is not None or answers(client), 120)

@@ -20,9 +20,9 @@ def events(rest: bytes) -> list[Any]:
     return [each.removeprefix("data: ") for each in rest.decode().split("\n\n") if each]
 
 
-def test_the_program_ends_a_stream_and_then_itself(served: Path, tmp_path: Path) -> None:
+def test_the_program_ends_a_stream_and_then_itself(made_once: Path, tmp_path: Path) -> None:
     """The real one, by a real signal; its exit code is that of a state that is saved."""
-    command = [sys.executable, "-m", "torchstone", "serve", str(served), "--port", "0", "--json"]
+    command = [sys.executable, "-m", "torchstone", "serve", str(made_once), "--port", "0", "--json"]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, cwd=tmp_path, text=True)
     try:

@@ -101,8 +101,8 @@ def arrivals(client: Client, rate: float, process: psutil.Process) -> tuple[Load
 
 
 @pytest.mark.campaign
-def test_it_holds_at_four_times_its_capacity(served: Path, tmp_path: Path) -> None:
-    with program(served, tmp_path / "log") as (client, process):
+def test_it_holds_at_four_times_its_capacity(made_once: Path, tmp_path: Path) -> None:
+    with program(made_once, tmp_path / "log") as (client, process):
         able = capacity(client)
         load, memory = arrivals(client, TIMES * able, process)
         assert client("GET", "/ready").status == 200

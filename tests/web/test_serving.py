@@ -186,8 +186,8 @@ def test_a_page_in_a_browser_cannot_use_a_name_of_its_own(held: Held) -> None:
         assert it.client("GET", "/health", Host=f"localhost:{it.client.port}").status == 200
 
 
-def test_a_damaged_bundle_is_not_served(served: Path, tmp_path: Path) -> None:
-    bundle = Path(shutil.copytree(served, tmp_path / "bundle"))
+def test_a_damaged_bundle_is_not_served(made_once: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(made_once, tmp_path / "bundle"))
     from torchstone.web.serving.config import ServeConfig
     from torchstone.web.serving.server import NotServed, open_verified
 

@@ -78,7 +78,7 @@ def _train(context: Context, batch: Batch, steps: int) -> tuple[float, ...]:
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     optimizer.zero_grad()
     return tuple(losses)
 

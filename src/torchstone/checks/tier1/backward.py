@@ -46,9 +46,9 @@ def backward(context: Context, batch: Batch, *, train: bool = True, seed: int = 
 def gradients_of(module: nn.Module, loss: Tensor) -> Backward:
     trainable = {name: each for name, each in module.named_parameters() if each.requires_grad}
     if not loss.requires_grad:
-        return Backward(float(loss), False, dict.fromkeys(trainable))
+        return Backward(float(loss.detach()), False, dict.fromkeys(trainable))
     found = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
-    return Backward(float(loss), True, dict(zip(trainable, found, strict=True)))
+    return Backward(float(loss.detach()), True, dict(zip(trainable, found, strict=True)))
 
 
 def small_step(module: nn.Module, gradients: dict[str, Tensor | None], size: float = 1e-3) -> None:

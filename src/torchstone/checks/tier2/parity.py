@@ -73,8 +73,9 @@ def parity(context: Context, only: Sequence[str] = ()) -> CheckResult:
         return context.skipped("answers or loss are not finite; numerical-stability judges that")
     if not torch.equal(reference.answers, again.answers):
         return context.skipped("two equal passes differ; see eval-determinism and state-leak")
-    limits = {unit: _limits(context, batch, reference, unit, steps) for unit in LEAST}
     ways = [each for each in ways_of(context, batch) if each.name in only or not only]
+    units = {each.rounding for each in ways}
+    limits = {unit: _limits(context, batch, reference, unit, steps) for unit in units}
     compared = {
         each: _compare(context, batch, each, reference, limits[each.rounding], steps) for each in ways
     }

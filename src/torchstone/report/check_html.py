@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torchstone.report import page
+from torchstone.report.check_pictures import DRAWN, pictures
 from torchstone.report.numbers import duration, number
 from torchstone.report.page import text
 
@@ -32,6 +33,7 @@ def check_html(report: dict[str, Any], modules: Sequence[str] | None = None) -> 
             (name.replace("_", " "), _shown(model[name])) for name in _FACTS if model.get(name) is not None
         ),
         page.table(("status", "check", "finding", "measured", "limit"), map(_row, checks), caption="Checks"),
+        pictures(checks),
         _tree(checks, model.get("modules") if modules is None else modules),
         _signature(model.get("signature")),
     ]
@@ -57,7 +59,8 @@ def _finding(check: dict[str, Any]) -> str:
     if check.get("hint"):
         parts.append(f"<br><strong>To do:</strong> {text(check['hint'])}")
     if check.get("details"):
-        evidence = json.dumps(check["details"], indent=1, ensure_ascii=False, default=str)
+        told = {name: value for name, value in check["details"].items() if name not in DRAWN}
+        evidence = json.dumps(told, indent=1, ensure_ascii=False, default=str)
         parts.append(f"<details><summary>evidence</summary><pre>{text(evidence)}</pre></details>")
     return "".join(parts)
 

@@ -101,5 +101,15 @@ padding:.1em .5em;border:1.5px solid;border-radius:4px;color:var(--soft)}}
 .picture .dark{{display:none}}
 @media screen and (prefers-color-scheme:dark){{.picture .light{{display:none}}
 .picture .dark{{display:block}}}}
+.heads{{max-height:48rem;overflow:auto}}
+.heads h3{{font-size:.9rem;margin:.75rem 0 .25rem}}
+.maps{{display:flex;flex-wrap:wrap;gap:.75rem}}
+.maps figure{{margin:0}}
+.maps figcaption{{color:var(--soft);font-size:.75rem;text-align:center}}
+.heat{{image-rendering:pixelated;border:1px solid var(--line);display:block}}
+.tokens{{line-height:2;overflow-wrap:anywhere}}
+.tokens span{{display:inline-block;padding:0 .3em;margin:0 1px;border:1px solid var(--line);border-radius:3px;
+font:.9em/1.6 ui-monospace,monospace}}
+@media print{{.heads{{max-height:none}}}}
 @media print{{body{{font-size:11px}}main{{max-width:none;padding:0}}tr,.picture,.facts{{break-inside:avoid}}}}
 """

@@ -7,6 +7,7 @@ count, since the first row of a causal model can do nothing else.
 
 from __future__ import annotations
 
+import base64
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,10 @@ SUM = 1e-3
 """By which a row of weights may miss one."""
 SHOWN = 32
 """Queries and keys of the maps that the report keeps."""
+
+
+MOST_HEADS = 192
+"""Heads that the page draws; of a deeper model some layers are left out."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,8 @@ def attention_patterns(context: Context) -> CheckResult:
         "head_specialization_scores": [round(each.specialization, 6) for each in patterns],
         "layers": [asdict(each) for each in patterns],
         "maps": [_picture(maps[place]) for place in sorted({0, len(maps) - 1})],
+        "heads": [_heads(maps[place]) for place in _drawn(maps)],
+        "layers_not_drawn": len(maps) - len(_drawn(maps)),
     }
     fields: dict[str, Any] = {
         "measured": sum(each.entropy for each in patterns) / len(patterns),
@@ -133,6 +140,26 @@ def _wrong_axis(pattern: LayerPattern) -> bool:
 
 def _ends(values: Tensor) -> tuple[float, float]:
     return (float(values.min()), float(values.max())) if values.numel() else (1.0, 1.0)
+
+
+def _drawn(maps: list[AttentionMap]) -> list[int]:
+    """Places of the layers that are drawn, evenly spaced and both ends among them."""
+    heads = max(each.weights.shape[1] for each in maps)
+    count = max(2, min(len(maps), MOST_HEADS // heads))
+    return sorted({round(place * (len(maps) - 1) / max(1, count - 1)) for place in range(count)})
+
+
+def _heads(found: AttentionMap) -> dict[str, Any]:
+    """Every head of the first row of the batch as levels of the square root of its weights, in base64."""
+    weights = found.weights[0, :MOST_HEADS, :SHOWN, :SHOWN]
+    levels = (weights.clamp(0, 1).sqrt() * 255).round().to(torch.uint8)
+    entropy = -torch.xlogy(weights, weights).sum(-1).mean(-1)
+    return {
+        "module": found.module,
+        "keys": levels.shape[-1],
+        "entropy": [round(float(each), 4) for each in entropy],
+        "weights": [base64.b64encode(each.numpy().tobytes()).decode("ascii") for each in levels],
+    }
 
 
 def _picture(found: AttentionMap) -> dict[str, Any]:

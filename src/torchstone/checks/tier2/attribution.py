@@ -9,6 +9,7 @@ explanation.
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ GAP = 0.01
 """Share of the change of the answer that may stay unexplained."""
 ROUNDING = 1e-5
 """Share of the largest answer below which a change is rounding, and explains nothing."""
+PIXELS = 64
+"""Height and width at most of the picture of attributions."""
 MOMENTS = 32
 """Parts of a sound that are told apart."""
 
@@ -166,7 +169,10 @@ def attribution(context: Context) -> CheckResult:
         "target_position": found.position,
         "nodes": found.nodes,
         "input_tokens": batch[context.primary][0].tolist() if context.takes_tokens else None,
+        "tokens": _words(context, batch),
     }
+    if found.values.dim() == 3:
+        details["picture"] = _pixels(found.values)
     fields: dict[str, Any] = {
         "measured": found.gap,
         "limit": GAP,
@@ -198,6 +204,27 @@ def attribution(context: Context) -> CheckResult:
     return context.passed(
         f"the attributions explain all but {found.gap:.2%} of the answer ({found.nodes} nodes)", **fields
     )
+
+
+def _words(context: Context, batch: Batch) -> list[str] | None:
+    """The text of each token, where the model was trained here and its tokenizer lies beside it."""
+    from torchstone.adapt.target import parse_target
+    from torchstone.adapt.tokenizer_of import find_tokenizer, home_of
+
+    target = context.wishes.get("target")
+    if not context.takes_tokens or target is None or home_of(parse_target(target)) is None:
+        return None
+    words = find_tokenizer(target)
+    return None if words is None else [words.decode([each]) for each in batch[context.primary][0].tolist()]
+
+
+def _pixels(values: Tensor) -> dict[str, Any]:
+    """Attribution per pixel, over channels, as levels of the square root of its share of the largest."""
+    whole = values.abs().sum(0)
+    size = min(whole.shape[0], PIXELS), min(whole.shape[1], PIXELS)
+    small = torch.nn.functional.adaptive_avg_pool2d(whole[None], size)[0]
+    levels = ((small / small.max().clamp(min=1e-12)).sqrt() * 255).round().to(torch.uint8)
+    return {"width": size[1], "levels": base64.b64encode(levels.numpy().tobytes()).decode("ascii")}
 
 
 CHECKS.add(

@@ -20,6 +20,7 @@ _HOMES = {
     "fine_tuning": "torchstone.train.fine_tuning",
     "benchmark_comparison": "torchstone.train.head_to_head",
     "amp_speedup": "torchstone.train.amp",
+    "hyperparameter_search": "torchstone.study.hyperparameter_search",
     "CheckReport": "torchstone.checks.report",
     "CheckResult": "torchstone.tracking.records",
     "TaskSpec": "torchstone.data.task",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from torchstone.checks.report import CheckReport as CheckReport
     from torchstone.checks.run import check as check
     from torchstone.data.task import TaskSpec as TaskSpec
+    from torchstone.study.hyperparameter_search import hyperparameter_search as hyperparameter_search
     from torchstone.tracking.records import CheckResult as CheckResult
     from torchstone.train.amp import amp_speedup as amp_speedup
     from torchstone.train.config import TrainingConfig as TrainingConfig

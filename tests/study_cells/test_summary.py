@@ -156,8 +156,18 @@ def test_a_heat_map_leaves_out_what_has_no_other_axis(tmp_path: Path) -> None:
     (tmp_path / "half.toml").write_text(HALF, encoding="utf-8")
     plan = plan_study(read_study(str(tmp_path / "half.toml")))
     drawn = heat_map(summarise(outcome(plan, lambda arm, seed: 1.0)), "pruning", "sparsity").axes[0]
+    assert drawn.get_title("left") == "val/loss", "nothing is left out of the picture"
     assert [each.get_text() for each in drawn.get_yticklabels()] == ["magnitude"], "none has no sparsity"
     assert [each.get_text() for each in drawn.get_xticklabels()] == ["0.5", "0.9"]
+
+
+def test_a_heat_map_names_the_axes_that_it_takes_the_best_of(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pip install 'torchstone[plots]'")
+    third = '[[axis]]\nname = "decay"\nkey = "optim.weight_decay"\nvalues = [0.0, 0.1]\n'
+    (tmp_path / "three.toml").write_text(MATRIX + third, encoding="utf-8")
+    plan = plan_study(read_study(str(tmp_path / "three.toml")))
+    drawn = heat_map(summarise(outcome(plan, lambda arm, seed: 1.0)), "width", "rate").axes[0]
+    assert drawn.get_title("left") == "val/loss, the best over decay"
 
 
 def test_every_form_says_the_same(plan: Plan, tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ caption{{text-align:left;color:var(--soft);padding:.25rem 0}}
 th,td{{text-align:left;vertical-align:top;padding:.45rem .75rem .45rem 0;border-bottom:1px solid var(--line)}}
 th{{color:var(--soft);font-weight:600;font-size:.8rem}}
 td{{overflow-wrap:anywhere;font-variant-numeric:tabular-nums}}td:last-child{{overflow-wrap:normal}}
+td:first-child{{overflow-wrap:break-word}}
 .status{{display:inline-block;min-width:4.2em;text-align:center;font:600 .75rem/1.5 ui-monospace,monospace;
 padding:.1em .5em;border:1.5px solid;border-radius:4px;color:var(--soft)}}
 .pass,.completed{{color:var(--good)}}.warn,.interrupted,.killed{{color:var(--warning)}}

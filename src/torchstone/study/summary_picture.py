@@ -62,7 +62,10 @@ def heat_map(found: Summary, rows: str, columns: str, theme: Theme = LIGHT) -> F
     axes.set_yticks(range(len(names[rows])), [inert(each) for each in names[rows]], parse_math=False)
     axes.set_xlabel(columns, color=theme.ink, parse_math=False)
     axes.set_ylabel(rows, color=theme.ink, parse_math=False)
-    axes.set_title(found.study.metric, loc="left", size=12, color=theme.ink, parse_math=False)
+    others = [each.name for each in found.study.axes if each.name not in (rows, columns)]
+    best = f", the best over {' and '.join(others)}" if others else ""
+    title = inert(found.study.metric + best)
+    axes.set_title(title, loc="left", size=12, color=theme.ink, parse_math=False)
     bar = figure.colorbar(image, ax=axes)
     bar.ax.tick_params(colors=theme.soft)
     return figure

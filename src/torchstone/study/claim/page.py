@@ -38,7 +38,7 @@ def html_page(publication: Publication, sha256: str) -> str:
         _findings_html("Limits", one.limits),
         page.table(
             ("fact", *arms),
-            ([text(cell) for cell in row] for row in _facts(one)),
+            (map(_fact_html, row) for row in _facts(one)),
             caption="What the arms are",
         ),
         page.table(_RUNS, ([text(cell) for cell in row] for row in _runs(one)), caption="Runs"),
@@ -52,6 +52,11 @@ def html_page(publication: Publication, sha256: str) -> str:
         "<code>torchstone publish --verify</code> with the folder of this page</p>",
     ]
     return page.page(f"{one.verdict}: {one.claim.title}", "\n".join(part for part in parts if part))
+
+
+def _fact_html(cell: str) -> str:
+    """A hash may be broken anywhere, a word may not."""
+    return f"<code>{text(cell)}</code>" if len(cell) > 24 and " " not in cell else text(cell)
 
 
 def markdown_page(publication: Publication, sha256: str, picture: Path | None) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cli.conftest import torchstone
 from faults.job import MODEL, write_text
 from tracking.postgres import postgres
 
-__all__ = ["postgres"]
+__all__ = ["postgres", "torchstone"]
 
 STUDY = """
 [study]

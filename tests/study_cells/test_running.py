@@ -15,6 +15,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from cli.conftest import Answer
 from faults.job import HERE as FAULTS
 from zoo.documented import schema
 
@@ -33,39 +34,39 @@ Write = Callable[..., str]
 TESTS = FAULTS.parent
 
 
-def torchstone(*typed: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "torchstone", *map(str, typed)],
-        capture_output=True, text=True, cwd=folder, env=surroundings(folder), timeout=300,
-    )  # fmt: skip
-
-
 def surroundings(folder: Path) -> dict[str, str]:
     paths = [str(TESTS), *(path for path in sys.path if path)]
     own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "TORCHSTONE_CACHE": str(folder)}
     return {**os.environ, **own}
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Cells are new processes, which shall find what this one finds."""
+    for name, value in surroundings(tmp_path).items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.mark.timeout(300)
-def test_a_study_is_run_and_what_is_done_stays_done(tiny_study: Write, tmp_path: Path) -> None:
+def test_a_study_is_run_and_what_is_done_stays_done(
+    tiny_study: Write, tmp_path: Path, torchstone: Callable[..., Answer], here: None
+) -> None:
     study = tiny_study()
-    first = torchstone("study", "run", study, "--jobs", 2, "--json", folder=tmp_path)
-    assert first.returncode == 0, first.stderr
-    told = json.loads(first.stdout)
+    first = torchstone("study", "run", study, "--jobs", 2, "--json")
+    assert first.code == 0, first.err
+    told = first.object
     jsonschema.validate(told, schema("torchstone.study-cells/1"))
     assert told["counts"] == {"done": 2} and {each["steps"] for each in told["cells"]} == {8}
     folders = [tmp_path / each["run_dir"] for each in told["cells"]]
     stamps = [(each / "report.json").stat().st_mtime_ns for each in folders]
 
-    again = torchstone("study", "run", study, "--proven", folder=tmp_path)
-    assert again.returncode == 0 and "all 2 cells are done" in again.stdout, again.stderr
+    again = torchstone("study", "run", study, "--proven")
+    assert again.code == 0 and "all 2 cells are done" in again.out, again.err
     assert [(each / "report.json").stat().st_mtime_ns for each in folders] == stamps
-    status = torchstone("study", "status", study, "--json", folder=tmp_path)
-    shown = json.loads(status.stdout)
+    shown = torchstone("study", "status", study, "--json").object
     jsonschema.validate(shown, schema("torchstone.study-cells/1"))
     assert shown["cells"] == told["cells"]
-    runs = json.loads(torchstone("runs", "list", "--json", folder=tmp_path).stdout)["runs"]
-    assert len(runs) == 2
+    assert len(torchstone("runs", "list", "--json").object["runs"]) == 2
     assert "8 steps" in (folders[0] / "log.txt").read_text()
 
 
@@ -123,7 +124,9 @@ def test_a_budget_ends_it_with_the_state_saved(
 
 
 @pytest.mark.timeout(300)
-def test_ctrl_c_saves_and_the_same_command_goes_on(tiny_study: Write, tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    tiny_study: Write, tmp_path: Path, torchstone: Callable[..., Answer], here: None
+) -> None:
     study = tiny_study(steps=300)
     command = [sys.executable, "-m", "torchstone", "study", "run", study, "--jobs", "2", "--proven", "-q"]
     process = subprocess.Popen(command, cwd=tmp_path, env=surroundings(tmp_path), stdout=subprocess.PIPE)
@@ -133,11 +136,10 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tiny_study: Write, tmp_path: 
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=120)
     assert process.returncode == 130
-    shown = json.loads(torchstone("study", "status", study, "--json", folder=tmp_path).stdout)
-    assert shown["counts"] == {"waiting": 2}
-    done = torchstone("study", "run", study, "--json", "--proven", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    cells = json.loads(done.stdout)["cells"]
+    assert torchstone("study", "status", study, "--json").object["counts"] == {"waiting": 2}
+    done = torchstone("study", "run", study, "--json", "--proven")
+    assert done.code == 0, done.err
+    cells = done.object["cells"]
     assert any(
         json.loads((tmp_path / each["run_dir"] / "report.json").read_text())["resumed_from"] for each in cells
     )

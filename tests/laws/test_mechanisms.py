@@ -60,7 +60,9 @@ def same(found: Tensor, wanted: Tensor, what: str = "values") -> None:
 
 @each_case
 def test_equals_its_naive_twin_in_values_and_gradients(case: Case) -> None:
-    model, sequence = shared(case), ids(7)
+    # What blocks say to each other is the law below; MLPs that speak have it here.
+    model = shared(case, num_layers=1) if case.section == "attention" else shared(case)
+    sequence = ids(7)
     fast, slow = model(sequence[None]).logits[0], naive_logits(model, sequence)
     same(fast, slow)
     of_slow = gradients(slow, model)
@@ -312,9 +314,9 @@ def test_two_micro_batches_twice_make_the_step_of_one_batch(case: Case) -> None:
 def test_starts_as_a_sound_model_and_learns(case: Case) -> None:
     torch.manual_seed(0)
     model, batch = GPT(case.config()).train(), ids(2, 9)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-2)
     losses = []
-    for _ in range(15):
+    for _ in range(10):
         loss = loss_of(model, batch)
         optimizer.zero_grad()
         loss.backward()
@@ -336,13 +338,18 @@ def test_low_precision_stays_close(case: Case) -> None:
     assert (rough.float() - exact).abs().mean() < 0.02 * exact.abs().max()
 
 
+AHEAD = ("mla-ra-ct", "rwr", "kv-pruned", "reciprocal")
+"""Between them they hold what all are made of: latents, wide scores, statistics, walks, choices, handoffs."""
+
+
 @each_mechanism
 def test_is_compiled_whole(case: Case) -> None:
     torch._dynamo.reset()
     model, sequence = tiny(case, num_layers=1 if case.section == "attention" else 2).train(), ids(2, 6)
     plain = model(sequence).logits
-    # Tracing and differentiation ahead of time, without the minutes of making kernels.
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)(sequence).logits
+    # Traced whole; some are differentiated ahead of time too, at three times the cost. No kernels are made.
+    backend = "aot_eager" if case.name in AHEAD else "eager"
+    compiled = torch.compile(model, backend=backend, fullgraph=True)(sequence).logits
     same(compiled, plain)
     of_plain = gradients(plain, model)
     for name, each in gradients(compiled, model).items():

@@ -20,6 +20,7 @@ _HOMES = {
     "fine_tuning": "torchstone.train.fine_tuning",
     "benchmark_comparison": "torchstone.train.head_to_head",
     "amp_speedup": "torchstone.train.amp",
+    "glue": "torchstone.train.glue",
     "hyperparameter_search": "torchstone.study.hyperparameter_search",
     "CheckReport": "torchstone.checks.report",
     "CheckResult": "torchstone.tracking.records",
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from torchstone.train.config import TrainingConfig as TrainingConfig
     from torchstone.train.evaluate import evaluate as evaluate
     from torchstone.train.fine_tuning import fine_tuning as fine_tuning
+    from torchstone.train.glue import glue as glue
     from torchstone.train.head_to_head import benchmark_comparison as benchmark_comparison
     from torchstone.train.trainer import Trainer as Trainer
 

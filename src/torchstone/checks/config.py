@@ -30,6 +30,8 @@ class CheckConfig(Section):
         None, help="Data, or a saved profile, that `drift` compares with; None takes a run's own data."
     )
     baseline: str | None = knob(None, help="TARGET that the check `benchmark` trains beside the model.")
+    glue: str | None = knob(None, help="Folder of GLUE's tasks for the check `glue`, or hub.")
+    glue_task: str = knob("sst2", help="The task of GLUE.", depends_on="check.glue!=none")
 
 
 SECTIONS: dict[str, type[Section]] = {**TRAINING, "check": CheckConfig}

@@ -105,6 +105,9 @@ class CheckJob:
     """Data or a profile that the model knows."""
     baseline: str | None = None
     """TARGET that the model is compared with."""
+    glue: str | None = None
+    """Folder of GLUE's tasks, or hub."""
+    glue_task: str = "sst2"
 
     @classmethod
     def of(cls, settings: Resolved, *, trust: bool | None = None, device: str | None = None) -> CheckJob:
@@ -122,6 +125,8 @@ class CheckJob:
             device=device,
             sizes=settings.model.overrides(),
             baseline=wishes.baseline,
+            glue=wishes.glue,
+            glue_task=wishes.glue_task,
             data=wishes.data,
             reference=wishes.reference,
         )
@@ -180,6 +185,20 @@ def _run_here(config: CheckJob, progress: Progress | None) -> CheckReport:
             "trust": config.trust,
         },
     )
+
+
+def _wishes(config: CheckJob) -> dict[str, Any]:
+    """What the checks of tier 3 are told; the tokenizer is looked for only where texts are to be read."""
+    told: dict[str, Any] = {"baseline": config.baseline, "trust": config.trust}
+    if config.glue is not None:
+        from torchstone.adapt.tokenizer_of import find_tokenizer
+
+        told |= {
+            "glue": config.glue,
+            "glue_task": config.glue_task,
+            "tokenizer": find_tokenizer(config.target),
+        }
+    return told
 
 
 def _keep(report: CheckReport, config: CheckJob) -> None:

@@ -58,6 +58,13 @@ def check(
         str | None,
         typer.Option("--baseline", metavar="TARGET", help="What `benchmark` (tier 3) compares with."),
     ] = None,
+    glue: Annotated[
+        str | None,
+        typer.Option("--glue", metavar="FOLDER", help="Data of the check `glue` (tier 3), or hub."),
+    ] = None,
+    glue_task: Annotated[
+        str | None, typer.Option("--glue-task", help="Its task: cola, sst2, mrpc ...; default: sst2.")
+    ] = None,
     trust: Annotated[
         bool | None, typer.Option("--trust/--untrusted", help="Run the model's code here, or only isolated.")
     ] = None,
@@ -91,6 +98,8 @@ def check(
         "check.budget_s": budget,
         "check.seed": seed,
         "check.baseline": baseline,
+        "check.glue": glue,
+        "check.glue_task": glue_task,
         "check.data": data,
         "check.reference": reference,
         "train.dry_run": True if dry_run else None,

@@ -36,10 +36,7 @@ def is_saved_dataset(path: Path) -> bool:
 
 def open_dataset(name: str) -> list[Table]:
     """The splits as tables; a part named test stays unused where there is a validation part."""
-    plain = name.removeprefix(PREFIX)
-    folder = Path(plain).expanduser()
-    loaded = _from_disk(folder) if folder.is_dir() else _from_hub(plain)
-    splits = dict(loaded) if hasattr(loaded, "keys") else {"": loaded}
+    splits = open_splits(name)
     held_out = next((each for each in VALIDATION_NAMES if each in splits), None)
     if len(splits) > 1 and "train" not in splits:
         raise DataError(
@@ -54,6 +51,14 @@ def open_dataset(name: str) -> list[Table]:
     if held_out and len(splits) > 1:
         chosen.append((held_out, "val"))
     return [_table(name, key, splits[key], split if len(splits) > 1 else "") for key, split in chosen]
+
+
+def open_splits(name: str) -> dict[str, Any]:
+    """The splits as the library gives them; one that is named "" is the whole."""
+    plain = name.removeprefix(PREFIX)
+    folder = Path(plain).expanduser()
+    loaded = _from_disk(folder) if folder.is_dir() else _from_hub(plain)
+    return dict(loaded) if hasattr(loaded, "keys") else {"": loaded}
 
 
 def _table(name: str, key: str, dataset: Any, split: str) -> Table:

@@ -348,6 +348,8 @@ def _score(
             units=units.of_example,
             unit=units.name,
             digest=scores.digest,
+            answers=np.array(scores.answers) if scores.answers else None,
+            asked=np.array(scores.asked) if scores.asked else None,
         ),
     )
 

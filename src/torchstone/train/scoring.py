@@ -37,6 +37,10 @@ class ExampleScores:
     unit: str
     digest: str
     """Of all targets: two models with the same one were asked the same questions."""
+    answers: Numbers | None = None
+    """The likeliest class or the number that was predicted, where an example has one target."""
+    asked: Numbers | None = None
+    """That target."""
 
 
 class Scores:
@@ -55,6 +59,8 @@ class Scores:
         self.bytes: list[float] = []
         """NaN where they cannot be told."""
         self.classes: ClassCounts | None = None
+        self.answers: list[float] = []
+        self.asked: list[float] = []
         self._asked = hashlib.sha256()
 
     @property
@@ -76,11 +82,14 @@ class Scores:
             if self.token_bytes is not None and self.rule.written is not None:
                 told = self.token_bytes.count(*self.rule.written(own["labels"].cpu()))
                 self.bytes.append(math.nan if told is None else told)
-        if self.by_class:
-            aligned, targets = self.rule.align(logits, batch)
-            if aligned.shape[-1] <= MOST_CLASSES:
-                self.classes = self.classes or ClassCounts(aligned.shape[-1])
-                self.classes.add(aligned, targets)
+        aligned, targets = self.rule.align(logits, batch)
+        if targets.dim() == 1:
+            said = aligned if self.rule.is_squared else aligned.argmax(-1)
+            self.answers += said.tolist()
+            self.asked += targets.tolist()
+        if self.by_class and aligned.shape[-1] <= MOST_CLASSES:
+            self.classes = self.classes or ClassCounts(aligned.shape[-1])
+            self.classes.add(aligned, targets)
 
 
 def confidences(rule: LossRule, logits: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor] | None:

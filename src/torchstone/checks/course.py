@@ -70,7 +70,7 @@ def run_course(context: Context, batch: Batch, way: Way, steps: int) -> Course:
 
 def _train(context: Context, batch: Batch, steps: int) -> tuple[float, ...]:
     trained = [each for each in context.module.parameters() if each.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0, fused=True)
     losses = []
     for _ in range(steps):
         output = context.forward(batch, grad=True)

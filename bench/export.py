@@ -1,11 +1,12 @@
-"""What exports cost and give: onnxruntime and AOT-compiled .pt2 over eager, and the export itself.
+"""What exports cost and give: onnxruntime and AOT-compiled .pt2 over eager, the export itself, the server.
 
     python bench/export.py                               # a GPT of ten million parameters
     python bench/export.py --target zoo:gpt-nano --skip aot
 
 Writes bench/results/export.json. Interleaved, CPU seconds, medians of ratios, for wall time on a shared
 machine tells of its neighbours. `export` is the whole bundle with its proof over bare torch.export.export,
-torch.export.save and torch.onnx.export. AOTInductor compiles with g++; where that is missing it is said.
+torch.export.save and torch.onnx.export. `serve` is a request over the call that it makes, in wall time.
+AOTInductor compiles with g++; where that is missing it is said.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def main() -> None:
     parser.add_argument("--target", default="zoo:gpt-tiny")
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--skip", action="append", default=[], choices=["aot", "export"])
+    parser.add_argument("--skip", action="append", default=[], choices=["aot", "export", "run", "serve"])
+    parser.add_argument("--export-rounds", type=int, default=2, help="after one that warms up")
     wanted = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, Any] = {
@@ -40,21 +42,22 @@ def main() -> None:
         "torch": str(torch.__version__),
     }
     with tempfile.TemporaryDirectory() as place:
-        found["export"] = None if "export" in wanted.skip else export_time(wanted.target, Path(place))
-        found["run"] = run_time(wanted, Path(place))
+        parts = {"export": export_time, "run": run_time, "serve": serve_time}
+        for name, measure in parts.items():
+            found[name] = None if name in wanted.skip else measure(wanted, Path(place))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "export.json").write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
 
 
-def export_time(target: str, place: Path) -> dict[str, Any]:
-    """Of three rounds the first warms up."""
+def export_time(wanted: argparse.Namespace, place: Path) -> dict[str, Any]:
+    """The first round warms up, where there are several."""
     from torchstone.export.bundle import export
     from torchstone.export.formats import chosen
     from torchstone.export.source import open_source
 
-    rounds = []
-    for number in range(3):
+    rounds, target = [], wanted.target
+    for number in range(1 + wanted.export_rounds):
         source = open_source(target)
         _ = source.interface  # loading and probing the model is not exporting it
         ours = cpu_seconds(lambda: export(source, place / f"bundle{number}", chosen("pt2,onnx")))  # noqa: B023
@@ -109,6 +112,61 @@ def run_time(wanted: argparse.Namespace, place: Path) -> dict[str, Any]:
     return told
 
 
+def serve_time(wanted: argparse.Namespace, place: Path) -> dict[str, Any]:
+    """What a request for one token costs over the same call without HTTP, batch 1, no window.
+
+    In wall time, and in CPU time of server and client together, which no neighbour touches.
+    """
+    import asyncio
+    import http.client
+    import threading
+
+    from torchstone.export.bundle import export
+    from torchstone.export.formats import chosen
+    from torchstone.export.source import open_source
+    from torchstone.export.standalone.inference import Predictor, Sampling
+    from torchstone.web.serving.config import ServeConfig
+    from torchstone.web.serving.server import make_server
+
+    predictor = Predictor(export(open_source(wanted.target), place / "served", chosen("onnx")).path, "onnx")
+    ids, greedy = list(range(1, 33)), Sampling(1, temperature=0)
+    body = json.dumps({"prompt": ids, "max_tokens": 1, "temperature": 0})
+    started, addresses = threading.Event(), []
+
+    def announce(address: str) -> None:
+        addresses.append(address)
+        started.set()
+
+    server, listening = make_server(predictor, ServeConfig(port=0, batch_window_ms=0), None, announce)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
+    thread.start()
+    started.wait()
+    connection = http.client.HTTPConnection(addresses[0].removeprefix("http://"))
+
+    def request() -> None:
+        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.read()
+        answer.read()
+
+    def direct() -> None:
+        predictor.generate([ids], greedy)
+
+    pairs = [(wall_seconds(direct), wall_seconds(request)) for _ in range(20 * wanted.rounds)]
+    cpu = [cpu_seconds(request) - cpu_seconds(direct) for _ in range(20 * wanted.rounds)]
+    connection.close()
+    server.should_exit = True
+    thread.join()
+    over = sorted(1000 * (served - direct) for direct, served in pairs[10:])
+    return {
+        "direct_ms": 1000 * statistics.median(direct for direct, _ in pairs[10:]),
+        "overhead_ms": statistics.median(over),
+        "overhead_best_tenth_ms": over[len(over) // 10],
+        "overhead_cpu_ms": 1000 * statistics.median(cpu),
+        "pairs": len(over),
+    }
+
+
 def aot(source: Any, place: Path) -> tuple[Any, str | None]:
     if shutil.which("g++") is None:
         return None, "there is no g++"
@@ -131,6 +189,12 @@ def ratios(eager: Callable[[], Any], rivals: dict[str, Callable[[], Any]], round
     return {"eager_cpu_s": statistics.median(base[2:])} | {
         name: statistics.median(each) for name, each in found.items()
     }
+
+
+def wall_seconds(call: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
 
 
 def cpu_seconds(call: Callable[[], Any]) -> float:

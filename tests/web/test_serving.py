@@ -12,6 +12,7 @@ import pytest
 from web.conftest import Client, Held, serving, until
 
 from torchstone.export.standalone.decoding import Sampling
+from torchstone.web.serving.config import ServeConfig
 
 pytestmark = pytest.mark.timeout(400)  # whoever comes first waits for the exporters
 COMPLETE, PREDICT = "/v1/completions", "/v1/predict"
@@ -186,9 +187,16 @@ def test_a_page_in_a_browser_cannot_use_a_name_of_its_own(held: Held) -> None:
         assert it.client("GET", "/health", Host=f"localhost:{it.client.port}").status == 200
 
 
+def test_answers_are_not_held_back_for_company_on_the_wire() -> None:
+    """Nagle's algorithm, which asyncio switches off only for what is named TCP, costs 40 ms an answer."""
+    from torchstone.web.serving.server import _listen
+
+    with _listen(ServeConfig(port=0)) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
+
+
 def test_a_damaged_bundle_is_not_served(made_once: Path, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(made_once, tmp_path / "bundle"))
-    from torchstone.web.serving.config import ServeConfig
     from torchstone.web.serving.server import NotServed, open_verified
 
     assert open_verified(bundle, ServeConfig()).format == "onnx"

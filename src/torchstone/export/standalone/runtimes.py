@@ -109,6 +109,8 @@ def _session(path: Path, device: str) -> Any:
             raise CannotRun("this onnxruntime has no CUDA: pip install onnxruntime-gpu")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Else its threads burn a core for milliseconds after each pass, in case another comes.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=wanted)
 
 

@@ -51,6 +51,8 @@ REFUSED: dict[int | str, dict[str, Any]] = {
         503: "not in time, or about to stop",
     }.items()
 }
+AT_ONCE = 4_000
+"""Characters or ids that are read without a thread: a millisecond's work."""
 PICTURE_PIXELS = 50_000_000
 """Pixels of a picture that is sent; a small file can hold many more."""
 
@@ -178,7 +180,7 @@ class Desk:
         elif given:
             raise Wrong(f"{next(iter(given))} has no effect: this model makes no text")
         else:
-            results = await self.batcher.answer(await asyncio.to_thread(self._read, inputs))
+            results = await self.batcher.answer(await self._read(inputs))
         return PredictResponse(
             schema="torchstone.predict/1",
             task=self.predictor.task,
@@ -187,11 +189,12 @@ class Desk:
             seconds=time.monotonic() - began,
         )
 
-    def _read(self, inputs: list[Any]) -> list[Any]:
-        """Rows of ids, or pixels. Runs in a thread, for long texts and large pictures take time."""
-        if self.predictor.task == "vision":
-            return [self._picture(each) for each in inputs]
-        return [self._row(each) for each in inputs]
+    async def _read(self, inputs: list[Any]) -> list[Any]:
+        """Rows of ids, or pixels. Long texts and pictures take time, so they are read in a thread."""
+        read = self._picture if self.predictor.task == "vision" else self._row
+        if read == self._row and sum(map(len, inputs)) < AT_ONCE:
+            return [self._row(each) for each in inputs]
+        return await asyncio.to_thread(lambda: [read(each) for each in inputs])
 
     def _row(self, given: str | list[int]) -> list[int]:
         if isinstance(given, str) and _clean(given) != given:
@@ -277,8 +280,7 @@ class Desk:
     # --- texts ------------------------------------------------------------------------------------
 
     async def _streams(self, given: list[Any], sampling: Sampling) -> list[Stream]:
-        rows = await asyncio.to_thread(lambda: [self._row(each) for each in given])
-        return [self.predictor.open_stream(row, sampling) for row in rows]
+        return [self.predictor.open_stream(row, sampling) for row in await self._read(given)]
 
     def _sampling(self, tokens: int, stop: list[str], given: dict[str, Any]) -> Sampling:
         if tokens > self.config.max_new_tokens:

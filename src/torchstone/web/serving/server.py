@@ -139,7 +139,8 @@ class Server(uvicorn.Server):
 
 def _listen(config: ServeConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    place = socket.socket(family)
+    # Named as TCP, or asyncio leaves Nagle's algorithm on, which holds each answer back for 40 ms.
+    place = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         place.bind((config.host, config.port))

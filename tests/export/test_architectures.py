@@ -1,6 +1,6 @@
 """Models that must come through whole: every task, our zoo, a builder's export, library architectures.
 
-    pytest -m campaign tests/export/test_architectures.py       # docs/export.md has the table
+    pytest -m campaign tests/export/test_architectures.py       # docs/export.md says what was run
 
 Without the marker one of each kind that is cheap is exported, as `.pt2`.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,21 @@ SMALL = {
 def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobManager]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCHSTONE_STORE", str(tmp_path / "store.db"))
-    (tmp_path / "old.txt").write_text("a cat sat on a mat.\n" * 100)
-    (tmp_path / "new.txt").write_text("two dogs ran round the house.\n" * 100)
+    for name, line in (
+        ("old", "a cat sat on mat {}."),
+        ("new", "two dogs ran round and round the house {}."),
+    ):
+        rows = (json.dumps({"text": line.format("!" * (number % 5))}) for number in range(100))
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
     with Store.open() as store:
         yield JobManager(store)
 
 
 def do(queue: JobManager, kind: str, config: dict[str, Any]) -> dict[str, Any]:
-    job = queue.submit_job(kind, config)
+    return do_job(queue, queue.submit_job(kind, config))
+
+
+def do_job(queue: JobManager, job: int) -> dict[str, Any]:
     row = queue.table.job(str(job))
     folder = run_dir_of(row)
     folder.mkdir(parents=True)
@@ -44,7 +52,7 @@ def test_train_score_export_and_train_again(queue: JobManager, tmp_path: Path) -
     from torchstone.adapt.saved import checkpoint_of
     from torchstone.adapt.target import parse_target
 
-    trained = do(queue, "training", {"target": "zoo:gpt-nano", "data": "old.txt", "set": SMALL})
+    trained = do(queue, "training", {"target": "zoo:gpt-nano", "data": "old.jsonl", "set": SMALL})
     assert (trained["schema"], trained["steps"]) == ("torchstone.train/1", 3)
     home = str(tmp_path / "jobs" / "1")
     assert Path(trained["run_dir"]) == Path(home)
@@ -56,8 +64,17 @@ def test_train_score_export_and_train_again(queue: JobManager, tmp_path: Path) -
 
     registry = ModelRegistry(queue.store)
     old = register_checkpoint(registry, checkpoint_of(parse_target(home)), "pets", tags=["production"])
-    wish = {"model": "pets@production", "data": "new.txt", "start": "weights", "reason": "drift"}
-    told = do(queue, "retraining", wish)
+    calm = do(queue, "monitoring", {"model": "pets@production", "data": "old.jsonl", "rows": 100})
+    assert (calm["drift"]["alarm"], calm["job_id"], calm["status"]) == (False, None, "ok"), calm
+    seen = do(queue, "monitoring", {"model": "pets@production", "data": "new.jsonl", "rows": 100})
+    assert seen["drift"]["alarm"] and seen["status"] == "fail" and seen["retraining"]["triggered"]
+    assert seen["comparison"]["metrics"]["val/loss"]["baseline"] == pytest.approx(scored["metrics"]["loss"])
+    assert [each.kind for each in queue.store.events(trained["run_id"])].count("drift") == 2
+    again = do(queue, "monitoring", {"model": "pets@production", "data": "new.jsonl", "rows": 100})
+    assert again["retraining"]["triggered"] and again["job_id"] is None, "one is waiting already"
+    (waiting,) = queue.list_jobs("waiting", "retraining")
+    assert waiting.job_id == seen["job_id"]
+    told = do_job(queue, waiting.job_id)
     new = registry.find("pets@candidate")
     assert (told["model"], told["parent"], new.parent_model_id) == ("pets@2", "pets@1", old)
     assert new.data != registry.find("pets@1").data, "it was trained on other data"
@@ -65,7 +82,7 @@ def test_train_score_export_and_train_again(queue: JobManager, tmp_path: Path) -
     assert loss["delta"] == pytest.approx(loss["candidate"] - loss["baseline"])
     assert loss["candidate"] == pytest.approx(told["train"]["final"]["val/loss"])
     assert registry.find("pets@production").model_id == old, "nobody promoted it"
-    assert new.metadata["reason"] == "drift"
+    assert "drift: the verdict alarms" in new.metadata["reason"]
 
 
 def test_the_familiar_keys_of_a_training_job_are_understood(queue: JobManager, tmp_path: Path) -> None:

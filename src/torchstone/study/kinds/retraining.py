@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torchstone.tracking.registered_model import RegisteredModel
     from torchstone.tracking.store import Store
 
-KEYS = ("model", "data", "set", "start", "tag", "reason", "trust", "device")
+KEYS = ("model", "data", "set", "start", "tag", "reason", "watched", "trust", "device")
 STARTS = ("scratch", "weights")
 CANDIDATE = "candidate"
 

@@ -211,3 +211,36 @@ def _litter_line(each: Litter, verb: str) -> str:
         "removed": "the rest of a removal",
     }[each.kind]
     return f"{verb} {what}:  {each.path}, {each.bytes / 1e6:,.1f} MB"
+
+
+@app.command("dashboard")
+def dashboard(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run id, its unique beginning, or a run folder.")
+    ],
+    out: Annotated[str, typer.Option("--out", metavar="FILE", help="Ends in .png, .svg, .pdf or .html.")],
+    store: Where = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Draw the dashboard of a run anew: six panels, and four on drift if its model was watched since.
+
+    Example:  torchstone runs dashboard 20260131-1200 --out run.pdf
+    """
+    start_logging(quiet, verbose)
+    from pathlib import Path
+
+    from torchstone.report.dashboard import write_dashboard_file
+    from torchstone.report.drift_info import drift_info
+
+    ((run_id,), where) = of_one_store([run], store)
+    with open_store(where) as opened:
+        path, drift = write_dashboard_file(opened, run_id, Path(out)), drift_info(opened, run_id)
+    if as_json:
+        told = {"run_id": run_id, "path": str(path), "drift": None if drift is None else drift.status}
+        print_json({"schema": "torchstone.dashboard/1", **told})
+    else:
+        watched = "nobody watched its data" if drift is None else drift.sentence
+        console().print(f"drawn in {path}; {watched}", markup=False, soft_wrap=True)
+    return 0

@@ -1,9 +1,11 @@
 """The dashboard of one run: a summary card and six panels, as a picture and as a page that needs no network.
 
     write_dashboard(store, run_id, folder)      # folder/dashboard.png and folder/dashboard.html
+    write_dashboard_file(store, run_id, Path("run.pdf"))        # .png, .svg, .pdf or .html
 
-It draws what `dashboard_info.panels` computed. The picture needs the extra [plots]; without it the page still
-holds every number, and says how to get the picture.
+Where the model was watched after its training, four panels on the drift of its data follow. It draws what
+`dashboard_info.panels` and `drift_info` computed. The picture needs the extra [plots]; without it the page
+still holds every number, and says how to get the picture.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from torchstone._files import write_text
 from torchstone._optional import require
 from torchstone.report import page
 from torchstone.report.dashboard_info import Panel, panels
-from torchstone.report.figure_file import inline_pictures, write_png
+from torchstone.report.drift_info import DriftInfo, drift_info
+from torchstone.report.drift_panels import draw_drift
+from torchstone.report.figure_file import inline_pictures, write_picture
 from torchstone.report.inert import inert
 from torchstone.report.numbers import number
 from torchstone.report.page import text
@@ -33,48 +37,65 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INCHES = (16.0, 10.0)
+_WITH_DRIFT = (16.0, 17.5)
 
 
 def write_dashboard(store: Store, run_id: str, folder: Path) -> list[Path]:
     """Write the page, and the picture where matplotlib is installed; the paths of what was written."""
-    info = run_info(store, run_id)
-    draw = functools.cache(functools.partial(dashboard_figure, info))
+    info, drift = run_info(store, run_id), drift_info(store, run_id)
+    draw = functools.cache(functools.partial(dashboard_figure, info, drift=drift))
     html = Path(folder) / "dashboard.html"
-    write_text(html, dashboard_html(info, draw))
+    write_text(html, dashboard_html(info, drift, draw))
     try:
-        return [html, write_png(draw(LIGHT), Path(folder) / "dashboard.png")]
+        return [html, write_picture(draw(LIGHT), Path(folder) / "dashboard.png")]
     except MissingExtra:
         return [html]
 
 
-def write_dashboard_png(info: RunInfo, path: Path, *, dpi: int = 100) -> Path:
-    return write_png(dashboard_figure(info), path, dpi=dpi)
+def write_dashboard_file(store: Store, run_id: str, path: Path) -> Path:
+    """As a picture or a page, by the ending of the name."""
+    info, drift = run_info(store, run_id), drift_info(store, run_id)
+    if Path(path).suffix.lower() in (".html", ".htm"):
+        write_text(Path(path), dashboard_html(info, drift))
+        return Path(path)
+    return write_picture(dashboard_figure(info, drift=drift), Path(path))
 
 
-def dashboard_html(info: RunInfo, draw: Callable[[Theme], Figure] | None = None) -> str:
+def dashboard_html(
+    info: RunInfo, drift: DriftInfo | None = None, draw: Callable[[Theme], Figure] | None = None
+) -> str:
     """One page: facts, the picture for light and for dark surroundings, every metric as a row."""
     body = [
         f"<h1>{text(info.run.name)}</h1>",
         f'<p class="soft"><code>{text(info.run.run_id)}</code> in <code>{text(info.run.run_dir)}</code></p>',
         page.facts(info.summary()),
-        inline_pictures(draw or functools.partial(dashboard_figure, info), _described(info)),
+        inline_pictures(
+            draw or functools.partial(dashboard_figure, info, drift=drift), _described(info, drift)
+        ),
+        *([] if drift is None else [_drift_table(drift)]),
         page.table(("metric", "course", "first", "last", "points"), _metric_rows(info), caption="Metrics"),
     ]
     return page.page(f"{info.run.name}: {info.status}", "\n".join(body))
 
 
-def dashboard_figure(info: RunInfo, theme: Theme = LIGHT) -> Figure:
-    """The picture, 16 by 10 inches; its letters are still readable at half size."""
+def dashboard_figure(info: RunInfo, theme: Theme = LIGHT, drift: DriftInfo | None = None) -> Figure:
+    """The picture, 16 inches wide; its letters are still readable at half size."""
     require("matplotlib", "plots")
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     room = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.02, hspace=0.04)
-    figure = Figure(figsize=_INCHES, facecolor=theme.background, layout=room)
-    grid = figure.add_gridspec(3, 3, height_ratios=(0.5, 1, 1))
+    rows = (0.5, 1, 1) if drift is None else (0.5, 1, 1, 1, 1)
+    size = _INCHES if drift is None else _WITH_DRIFT
+    figure = Figure(figsize=size, facecolor=theme.background, layout=room)
+    grid = figure.add_gridspec(len(rows), 6, height_ratios=rows)
     _draw_card(figure.add_subplot(grid[0, :]), info, theme)
+    if drift is not None:
+        places = ((3, slice(0, 3)), (3, slice(3, 6)), (4, slice(0, 3)), (4, slice(3, 6)))
+        draw_drift([figure.add_subplot(grid[place]) for place in places], drift, theme)
     for place, panel in enumerate(panels(info)):
-        axes = figure.add_subplot(grid[1 + place // 3, place % 3])
+        left = 2 * (place % 3)
+        axes = figure.add_subplot(grid[1 + place // 3, left : left + 2])
         _draw_panel(axes, panel, theme)
         if panel.curves:
             axes.set_xlim(-0.02 * info.steps, 1.03 * info.steps + 1)
@@ -191,10 +212,20 @@ def _name_curves(axes: Axes, panel: Panel, theme: Theme) -> None:
         legend.get_frame().set_facecolor(theme.background)
 
 
-def _described(info: RunInfo) -> str:
+def _drift_table(drift: DriftInfo) -> str:
+    rows = [
+        tuple(map(text, (each.feature, each.reference, each.new, each.distance, each.p, each.verdict)))
+        for each in drift.table
+    ]
+    heads = ("feature", "reference", "now", "distance", "p", "verdict")
+    return page.table(heads, rows, caption=f"Drift: {drift.sentence}")
+
+
+def _described(info: RunInfo, drift: DriftInfo | None) -> str:
     """The picture in words, for who cannot see it."""
     drawn = [panel.title.lower() for panel in panels(info) if panel.curves]
-    return f"curves of {', '.join(drawn) or 'nothing'}; the table below has their values"
+    watched = "" if drift is None else f"; drift of its data: {drift.sentence}"
+    return f"curves of {', '.join(drawn) or 'nothing'}; the table below has their values{watched}"
 
 
 def _metric_rows(info: RunInfo) -> Sequence[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""A figure as a PNG file, or as pictures inside a page: one for light and one for dark surroundings."""
+"""A figure as a PNG, SVG or PDF file, or as pictures in a page: one for light, one for dark surroundings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchstone._errors import MissingExtra
+from torchstone._errors import MissingExtra, UsageError
 from torchstone._files import replacing
 from torchstone._optional import require
 from torchstone.report.page import text
@@ -24,6 +24,23 @@ def write_png(figure: Figure, path: Path, *, dpi: int = 100) -> Path:
         figure.savefig(
             partial, format="png", dpi=dpi, facecolor=figure.get_facecolor(), metadata={"Software": None}
         )
+    return Path(path)
+
+
+def write_picture(figure: Figure, path: Path, *, dpi: int = 100) -> Path:
+    """PNG, SVG or PDF, by the ending of the name. The same figure is the same file: no date is in it."""
+    ending = Path(path).suffix.lower().removeprefix(".")
+    if ending == "png":
+        return write_png(figure, path, dpi=dpi)
+    silent = {"svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None, "Creator": None}}
+    if ending not in silent:
+        raise UsageError(
+            f"a picture cannot be written as {Path(path).name}", next="a name in .png, .svg or .pdf"
+        )
+    matplotlib: Any = require("matplotlib", "plots")
+    with matplotlib.rc_context({"svg.hashsalt": "torchstone"}), replacing(Path(path)) as partial:
+        metadata: dict[str, Any] = dict(silent[ending])
+        figure.savefig(partial, format=ending, facecolor=figure.get_facecolor(), metadata=metadata)
     return Path(path)
 
 

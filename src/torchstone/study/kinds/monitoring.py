@@ -109,14 +109,18 @@ def _report(
     from torchstone.drift.monitor import calibrated
     from torchstone.drift.triggers import Situation, evaluate, preset
 
-    familiar = lambda metrics: {name.replace("/", "_"): value for name, value in metrics.items()}  # noqa: E731
     situation = Situation(
         drift={"js_divergence": drift["js_divergence"], "alarm": drift["alarm"]},
-        metrics=familiar(scored),
-        baseline=familiar(model.metrics),
+        metrics=_familiar(scored),
+        baseline=_familiar(model.metrics),
         last_training=datetime.fromisoformat(model.created_at),
     )
     return evaluate(calibrated(preset(config.get("preset") or "balanced")), situation)
+
+
+def _familiar(metrics: Mapping[str, float]) -> dict[str, float]:
+    """`val/loss` as `val_loss`, which rules ask for."""
+    return {name.replace("/", "_"): value for name, value in metrics.items()}
 
 
 def _record(model: RegisteredModel, drift: Mapping[str, Any], scored: Mapping[str, float]) -> dict[str, Any]:

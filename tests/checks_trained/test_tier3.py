@@ -105,6 +105,12 @@ def test_a_model_that_cannot_learn_fails(model: Any, word: str) -> None:
     assert found.status == "fail" and word in found.summary, found.summary
 
 
+def test_a_stranger_is_not_blamed_for_what_a_run_starts() -> None:
+    for name in ("fine-tuning", "benchmark"):
+        found = one(Small(), name, wishes={"isolated": True, "baseline": Small()})
+        assert found.status == "skip" and "--trust" in found.why
+
+
 def test_a_baseline_is_named_or_the_check_is_skipped() -> None:
     assert one(Small(), "benchmark").status == "skip"
 

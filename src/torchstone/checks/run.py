@@ -108,6 +108,8 @@ class CheckJob:
     glue: str | None = None
     """Folder of GLUE's tasks, or hub."""
     glue_task: str = "sst2"
+    isolated: bool = False
+    """Whether it runs inside the isolated worker, which lets no program be started."""
 
     @classmethod
     def of(cls, settings: Resolved, *, trust: bool | None = None, device: str | None = None) -> CheckJob:
@@ -159,7 +161,7 @@ def job(**arguments: Any) -> dict[str, Any]:
     """The whole job inside the isolated worker: plain values in, the report's dict out."""
     for name in ("tiers", "only", "skip"):
         arguments[name] = tuple(arguments.get(name) or ())
-    return _run_here(CheckJob(**(arguments | {"trust": True})), None).to_dict()
+    return _run_here(CheckJob(**(arguments | {"trust": True, "isolated": True})), None).to_dict()
 
 
 def _run_here(config: CheckJob, progress: Progress | None) -> CheckReport:
@@ -189,7 +191,11 @@ def _run_here(config: CheckJob, progress: Progress | None) -> CheckReport:
 
 def _wishes(config: CheckJob) -> dict[str, Any]:
     """What the checks of tier 3 are told; the tokenizer is looked for only where texts are to be read."""
-    told: dict[str, Any] = {"baseline": config.baseline, "trust": config.trust}
+    told: dict[str, Any] = {
+        "baseline": config.baseline,
+        "trust": config.trust,
+        "isolated": config.isolated,
+    }
     if config.glue is not None:
         from torchstone.adapt.tokenizer_of import find_tokenizer
 

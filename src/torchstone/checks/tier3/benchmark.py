@@ -24,6 +24,7 @@ def benchmark(context: Context) -> CheckResult:
     if context.task.kind not in KINDS:
         return context.skipped(f"there is nothing to teach a model of the task {context.task.kind}")
     try:
+        lesson.require_room_for_a_run(context)
         recipe = lesson.recipe(context, lesson.rows(context, 1)[0], DRAWN)
     except ModelError as error:
         return context.skipped(f"{error.what}: {error.why}")

@@ -26,6 +26,7 @@ def fine_tuning(context: Context) -> CheckResult:
     if not any(each.requires_grad for each in context.module.parameters()):
         return context.skipped("no parameter requires a gradient")
     try:
+        lesson.require_room_for_a_run(context)
         rows = lesson.rows(context, TRAINED_ON + HELD_OUT)
         recipe = lesson.recipe(context, rows[0], TRAINED_ON)
     except ModelError as error:

@@ -32,6 +32,7 @@ def glue(context: Context) -> CheckResult:
     if tokenizer is None:
         return context.skipped("the model has no tokenizer, and texts need one")
     try:
+        lesson.require_room_for_a_run(context)
         rows = read_glue(task.name, source)["train"][:MOST_ROWS]
         sample = context.batch(1, length=min(64, context.facts.max_seq_len or 64))
         recipe = lesson.recipe(context, {name: each[0] for name, each in sample.items()}, len(rows))

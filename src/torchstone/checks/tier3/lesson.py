@@ -62,6 +62,16 @@ def recipe(context: Context, sample: Row, num_rows: int) -> dict[str, Any]:
     }
 
 
+def require_room_for_a_run(context: Context) -> None:
+    """A run records its environment with git and uname, for which the worker would blame the model."""
+    if context.wishes.get("isolated"):
+        raise ModelError(
+            "a run cannot be made in the isolated worker",
+            why="it records its environment with git, and the worker lets no program be started; "
+            "--trust trains the model here",
+        )
+
+
 def answers_to_its_weights(context: Context, sample: Row) -> bool:
     """Whether a gradient can come back from the answer at all."""
     return bool(context.main(_alone(context, sample), train=True, grad=True).requires_grad)

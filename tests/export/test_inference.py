@@ -80,7 +80,8 @@ def test_the_command_line_answers_for_text_files_folders_and_ids(
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.lists(st.floats(-8, 8), min_size=2, max_size=9, unique=True),
+    # Tenths: two that differ by rounding only may come in either order, here and in the house.
+    st.lists(st.integers(-80, 80).map(lambda each: each / 10), min_size=2, max_size=9, unique=True),
     st.sampled_from([None, 1, 2, 5, 50]),
     st.sampled_from([None, 0.1, 0.5, 0.9, 1.0]),
     st.sampled_from([0.3, 1.0, 2.0]),

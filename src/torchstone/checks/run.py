@@ -179,20 +179,17 @@ def _run_here(config: CheckJob, progress: Progress | None) -> CheckReport:
         device=config.device,
         budget_s=config.budget_s,
         progress=progress,
-        wishes={
-            "target": config.target,
-            "baseline": config.baseline,
-            "data": config.data,
-            "reference": config.reference,
-            "trust": config.trust,
-        },
+        wishes=_wishes(config),
     )
 
 
 def _wishes(config: CheckJob) -> dict[str, Any]:
-    """What the checks of tier 3 are told; the tokenizer is looked for only where texts are to be read."""
+    """What checks of tiers 3 and 5 are told; the tokenizer is looked for only where texts are to be read."""
     told: dict[str, Any] = {
+        "target": config.target,
         "baseline": config.baseline,
+        "data": config.data,
+        "reference": config.reference,
         "trust": config.trust,
         "isolated": config.isolated,
     }

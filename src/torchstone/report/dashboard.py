@@ -38,6 +38,15 @@ if TYPE_CHECKING:
 
 _INCHES = (16.0, 10.0)
 _WITH_DRIFT = (16.0, 17.5)
+_DRIFT_SHARE = 0.43
+"""Of the height, for the drift panels."""
+_DRIFT_PLACES = (
+    (0.09, 0.25, 0.39, 0.155),
+    (0.57, 0.25, 0.41, 0.155),
+    (0.125, 0.045, 0.355, 0.15),
+    (0.57, 0.03, 0.42, 0.165),
+)
+"""Left, bottom, width and height."""
 
 
 def write_dashboard(store: Store, run_id: str, folder: Path) -> list[Path]:
@@ -84,15 +93,18 @@ def dashboard_figure(info: RunInfo, theme: Theme = LIGHT, drift: DriftInfo | Non
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    room = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.02, hspace=0.04)
-    rows = (0.5, 1, 1) if drift is None else (0.5, 1, 1, 1, 1)
+    upper = (0, 0, 1, 1) if drift is None else (0, _DRIFT_SHARE, 1, 1 - _DRIFT_SHARE)
+    room = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.02, hspace=0.04, rect=upper)
+    rows = (0.5, 1, 1)
     size = _INCHES if drift is None else _WITH_DRIFT
     figure = Figure(figsize=size, facecolor=theme.background, layout=room)
     grid = figure.add_gridspec(len(rows), 6, height_ratios=rows)
     _draw_card(figure.add_subplot(grid[0, :]), info, theme)
     if drift is not None:
-        places = ((3, slice(0, 3)), (3, slice(3, 6)), (4, slice(0, 3)), (4, slice(3, 6)))
-        draw_drift([figure.add_subplot(grid[place]) for place in places], drift, theme)
+        below = [figure.add_axes(place) for place in _DRIFT_PLACES]
+        for each in below:  # to lay them out would cost more than to draw them
+            each.set_in_layout(False)
+        draw_drift(below, drift, theme)
     for place, panel in enumerate(panels(info)):
         left = 2 * (place % 3)
         axes = figure.add_subplot(grid[1 + place // 3, left : left + 2])

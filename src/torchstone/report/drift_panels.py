@@ -78,7 +78,7 @@ def _draw_histogram(axes: Axes, histogram: Histogram, theme: Theme) -> None:
 
 
 def _draw_course(axes: Axes, course: Course, theme: Theme) -> None:
-    top = max(0.3, 1.3 * max(course.distance))
+    top = max(0.3, 1.35 * max(course.distance))  # room above for the legend
     for low, high, colour, name in (
         (0.0, WARNING, theme.good, "under 0.1"),
         (WARNING, CRITICAL, theme.warning, "0.1 to 0.2"),
@@ -103,7 +103,7 @@ def _draw_course(axes: Axes, course: Course, theme: Theme) -> None:
     axes.set_xticks(course.windows[::apart])
     axes.set_xlabel("window", size=12, color=theme.soft)
     axes.set_ylabel("largest distance", size=12, color=theme.soft)
-    _legend(axes, theme, "best")
+    _legend(axes, theme, "upper left", columns=2)
 
 
 def _draw_matrix(axes: Axes, matrix: Matrix, theme: Theme) -> None:
@@ -150,8 +150,10 @@ def _draw_table(axes: Axes, info: DriftInfo, theme: Theme) -> None:
     axes.text(0, 0.05, told, size=11, color=theme.soft, **style)
 
 
-def _legend(axes: Axes, theme: Theme, place: str = "upper right") -> None:
-    legend = axes.legend(loc=place, fontsize=11, labelcolor=theme.ink, framealpha=0.85, edgecolor=theme.line)
+def _legend(axes: Axes, theme: Theme, place: str = "upper right", columns: int = 1) -> None:
+    legend = axes.legend(
+        loc=place, ncols=columns, fontsize=11, labelcolor=theme.ink, framealpha=0.85, edgecolor=theme.line
+    )
     legend.get_frame().set_facecolor(theme.background)
 
 

@@ -226,7 +226,7 @@ def _of_check(settings: Resolved, place: Path) -> Outcome:
         report = run_check(CheckJob.of(settings, device="cpu"))
     except TorchstoneError as error:
         return Outcome(seen={"status": f"{type(error).__name__}: {error.what}"})
-    found = {each.id: (each.status, each.measured, str(each.details)) for each in report.checks}
+    found = {each.id: (each.status, each.measured, each.why, str(each.details)) for each in report.checks}
     return Outcome(seen={"checks": found})
 
 

@@ -63,6 +63,9 @@ SICK = {**UNSIZED, "model.target": "{place}/sick.py", "train.batch_size": 2}
 SHALLOW = {"model.num_layers": 1, "train.epochs": 1}
 """For what is slow to begin."""
 LEFT_OPEN = {"train.batch_size": 0, "train.gradient_accumulation_steps": 0}
+ON_DATA = {"check.tiers": (5,)}
+TRAINED = {"check.tiers": (3,), "check.budget_s": 1.0}
+WISHES = "tests/checks_trained/test_wishes.py::test_every_wish_of_a_job_reaches_the_checks"
 TWO_RANKS = "tests/distributed/test_two_ranks.py::test_only_the_slices_are_written_while_a_split_model_trains"
 
 SCENARIOS = {
@@ -71,6 +74,15 @@ SCENARIOS = {
     "check.skip": Scenario(values=[("batch-leak",)]),
     "check.budget_s": Scenario(base={"check.only": ("causal-leak",)}, values=[1e-4]),
     "check.seed": Scenario(base={"check.only": ("vocab-range", "init-loss")}),
+    "check.data": Scenario(base=ON_DATA | {"check.only": ("calibration",)}, values=["{place}/text"]),
+    "check.reference": Scenario(
+        base=ON_DATA | {"check.only": ("drift",), "check.data": "{place}/text"}, values=["{place}/other"]
+    ),
+    "check.baseline": Scenario(
+        base=TRAINED | {"check.only": ("benchmark",)}, values=["{place}/mixer.py"], may_fail=True
+    ),
+    "check.glue": Scenario(base=TRAINED | {"check.only": ("glue",)}, values=["{place}/text"], may_fail=True),
+    "check.glue_task": Scenario(proved_by=WISHES),
     "data.bucket_by_length": Scenario(base=CLASSES),
     "data.deduplicate": Scenario(base={**SMALL_TEXTS, "data.max_train_samples": None}),
     "data.document_attention": Scenario(base=SMALL_TEXTS),

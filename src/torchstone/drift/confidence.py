@@ -79,8 +79,11 @@ class Reliability:
         self.rows, self.sure, self.right, self.spread = np.zeros((4, bins))
 
     def add(self, top: Array, right: Array) -> None:
-        """`top`: probability of the likeliest class [rows]; `right`: whether it was the true one [rows]."""
-        cell = np.minimum((top * self.bins).astype(np.int64), self.bins - 1)
+        """`top`: probability of the likeliest class [rows]; `right`: whether it was the true one [rows].
+
+        A NaN makes the error NaN: such a model is sure of nothing.
+        """
+        cell = np.minimum((np.nan_to_num(top) * self.bins).astype(np.int64), self.bins - 1)
         for total, values in (
             (self.rows, np.ones(len(top))),
             (self.sure, top),

@@ -199,6 +199,7 @@ class TrainingConfig:
     layers_every: int | None = _key("tracking.layers_every")
     attention_samples: int = _key("tracking.attention_samples")
     dashboard: bool = _key("tracking.dashboard")
+    sinks: tuple[str, ...] = _key("tracking.sinks")
     tags: tuple[str, ...] = _key("tracking.tags")
     notes: str = _key("tracking.notes")
 
@@ -207,8 +208,12 @@ class TrainingConfig:
     eval_dataset_id: str | None = _no_effect(None, "validation data is given to train()")
     dataset_split: str | None = _no_effect(None, "the source is split by validation_split")
     dataset_subset: str | None = _no_effect(None, "sources have no subsets in this version")
-    wandb_project: str | None = _no_effect(None, "runs are kept in the local store in this version")
-    wandb_entity: str | None = _no_effect(None, "runs are kept in the local store in this version")
+    wandb_project: str | None = _no_effect(
+        None, "sinks=('wandb',) copies a run; WANDB_PROJECT names the project"
+    )
+    wandb_entity: str | None = _no_effect(
+        None, "sinks=('wandb',) copies a run; WANDB_ENTITY names the entity"
+    )
     export_bundle: bool = _no_effect(False, "exporting is not part of this version")
     export_formats: tuple[str, ...] = _no_effect(
         ("safetensors", "pt2", "onnx"), "exporting is not part of this version"
@@ -322,7 +327,7 @@ class TrainingConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingConfig:
         fields: dict[str, Any] = dict(values)
-        for name in ("export_formats", "devices", "lora_targets", "tags"):
+        for name in ("export_formats", "devices", "lora_targets", "sinks", "tags"):
             if isinstance(fields.get(name), list):
                 fields[name] = tuple(fields[name])
         return cls(**fields)

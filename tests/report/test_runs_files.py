@@ -155,7 +155,11 @@ def test_a_run_that_something_rests_on_stays(home: Path, capsys: pytest.CaptureF
     for run_id, reason in ((first, "claims/better"), (second, "notes@1")):
         assert reason in said(capsys, "rm", run_id)["runs"][0]["held_by"][0]
         assert reason in said(capsys, "rm", run_id, "--yes", code=2)["why"]
-    assert Path("runs/first/metrics.txt").exists()
+    with Store.open() as store:
+        free = RunFolder.create("runs/free")
+        store.start_run(free.run_id, name="free", kind="train", run_dir=free.path)
+    assert "nothing was removed" in said(capsys, "rm", free.run_id, first, "--yes", code=2)["what"]
+    assert Path("runs/first/metrics.txt").exists() and free.path.exists()
     said(capsys, "rm", first, "--yes", "--force")
     assert not Path("runs/first").exists()
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from torchstone._errors import UsageError
-from torchstone.cli.registry import Where, json_of
+from torchstone.cli.registry import json_of
 from torchstone.cli.session import (
     Device,
     Json,
     Quiet,
     Verbose,
+    Where,
     console,
     print_json,
     split_commas,

@@ -8,8 +8,7 @@ import typer
 
 from torchstone.cli import jobs
 from torchstone.cli.jobs import Config, Data, Kind, Priority, Retries, Set, Target
-from torchstone.cli.registry import Where
-from torchstone.cli.session import Json, Quiet, Verbose, console, print_json, start_logging
+from torchstone.cli.session import Json, Quiet, Verbose, Where, console, print_json, start_logging
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

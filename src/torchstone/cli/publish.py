@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from torchstone._errors import UsageError
-from torchstone.cli.runs import Where
-from torchstone.cli.session import Json, Quiet, Verbose, console, print_json, start_logging
+from torchstone.cli.session import Json, Quiet, Verbose, Where, console, print_json, start_logging
 
 if TYPE_CHECKING:
     from torchstone.study.claim.publication import Publication

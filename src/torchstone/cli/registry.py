@@ -11,8 +11,10 @@ from torchstone.cli.session import (
     Json,
     Quiet,
     Verbose,
+    Where,
     Yes,
     console,
+    open_store,
     print_json,
     split_commas,
     start_logging,
@@ -26,10 +28,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Register models, promote one, see where it came from.", no_args_is_help=True)
 
-Where = Annotated[
-    str | None,
-    typer.Option("--store", metavar="PATH", help="The store; default TORCHSTONE_STORE, else runs/store.db."),
-]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="NAME, NAME@VERSION, NAME@TAG or a number.")]
 
 
@@ -307,10 +305,8 @@ def json_of(flag: str, text: str | None) -> dict[str, Any]:
 
 def _registry(store: str | None) -> ModelRegistry:
     from torchstone.tracking.model_registry import ModelRegistry
-    from torchstone.tracking.store import Store
 
-    Store.open(store, readonly=True).close()  # looking at models is not what makes a store
-    return ModelRegistry(store)
+    return ModelRegistry(open_store(store, readonly=False))
 
 
 def _list(models: Sequence[RegisteredModel], as_json: bool) -> int:

@@ -7,17 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from torchstone._errors import UsageError
-from torchstone.cli.session import Device, Json, Quiet, Verbose, console, print_json, start_logging
+from torchstone.cli.session import (
+    Device,
+    Json,
+    Quiet,
+    Verbose,
+    Where,
+    console,
+    open_store,
+    print_json,
+    start_logging,
+)
 
 if TYPE_CHECKING:
     from torchstone.tracking.store import Store
 
 app = typer.Typer(help="List, show, compare and mark runs; find the best one.", no_args_is_help=True)
 
-Where = Annotated[
-    str | None,
-    typer.Option("--store", metavar="PATH", help="The store; default TORCHSTONE_STORE, else runs/store.db."),
-]
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run id, the unique beginning of one, or a run folder.")
 ]
@@ -325,14 +331,6 @@ def folder_named(run: str, store: str | None) -> str:
     if not Path(found.run_dir).is_dir():
         raise UsageError(f"the folder of {found.run_id} is gone", where=found.run_dir)
     return found.run_dir
-
-
-def open_store(where: str | None, *, readonly: bool = True) -> Store:
-    from torchstone.tracking.store import Store
-
-    if not readonly:
-        Store.open(where, readonly=True).close()  # a mark is not what makes a store
-    return Store.open(where, readonly=readonly)
 
 
 def _without_config(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`torchstone runs export | import | sync | rm | gc`: rows go out and come in, runs leave the disk."""
+"""`torchstone runs export | import | sync | rm | gc | dashboard`: what comes and goes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from torchstone._errors import UsageError
-from torchstone.cli.runs import Run, Where, app, folder_named, located, of_one_store, open_store
-from torchstone.cli.session import Json, Quiet, Verbose, Yes, console, print_json, split_commas, start_logging
+from torchstone.cli.runs import Run, app, folder_named, located, of_one_store
+from torchstone.cli.session import (
+    Json,
+    Quiet,
+    Verbose,
+    Where,
+    Yes,
+    console,
+    open_store,
+    print_json,
+    split_commas,
+    start_logging,
+)
 
 if TYPE_CHECKING:
     from torchstone.tracking.removal import Litter, Removal
@@ -152,8 +163,8 @@ def remove_runs(
     ids, store = of_one_store(runs, store)
     with open_store(store, readonly=not yes) as opened:
         doomed = removals(opened, ids)
-        for each in doomed if yes else ():
-            remove(opened, each, force=force)
+        if yes:
+            remove(opened, doomed, force=force)
     if as_json:
         told = [each.to_dict() for each in doomed]
         print_json({"schema": "torchstone.runs-rm/1", "removed": yes, "runs": told})
@@ -197,27 +208,9 @@ def collect_garbage(
     return 0
 
 
-def _line(each: Removal, verb: str) -> str:
-    where = "no folder" if each.folder is None else f"{each.folder}, {each.bytes / 1e6:,.1f} MB"
-    held = f"; but {'; '.join(each.held_by)}" if each.held_by else ""
-    return f"{verb} {each.run_id}  {each.status}, {where}{held}"
-
-
-def _litter_line(each: Litter, verb: str) -> str:
-    what = {
-        "row": f"the row of {each.run_id}, whose folder is gone",
-        "unfinished": "what a killed process left",
-        "quarantined": "a damaged checkpoint",
-        "removed": "the rest of a removal",
-    }[each.kind]
-    return f"{verb} {what}:  {each.path}, {each.bytes / 1e6:,.1f} MB"
-
-
 @app.command("dashboard")
 def dashboard(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run id, its unique beginning, or a run folder.")
-    ],
+    run: Run,
     out: Annotated[str, typer.Option("--out", metavar="FILE", help="Ends in .png, .svg, .pdf or .html.")],
     store: Where = None,
     as_json: Json = False,
@@ -234,8 +227,8 @@ def dashboard(
     from torchstone.report.dashboard import write_dashboard_file
     from torchstone.report.drift_info import drift_info
 
-    ((run_id,), where) = of_one_store([run], store)
-    with open_store(where) as opened:
+    run_id, store = located(run, store)
+    with open_store(store) as opened:
         path, drift = write_dashboard_file(opened, run_id, Path(out)), drift_info(opened, run_id)
     if as_json:
         told = {"run_id": run_id, "path": str(path), "drift": None if drift is None else drift.status}
@@ -244,3 +237,19 @@ def dashboard(
         watched = "nobody watched its data" if drift is None else drift.sentence
         console().print(f"drawn in {path}; {watched}", markup=False, soft_wrap=True)
     return 0
+
+
+def _line(each: Removal, verb: str) -> str:
+    where = "no folder" if each.folder is None else f"{each.folder}, {each.bytes / 1e6:,.1f} MB"
+    held = f"; but {'; '.join(each.held_by)}" if each.held_by else ""
+    return f"{verb} {each.run_id}  {each.status}, {where}{held}"
+
+
+def _litter_line(each: Litter, verb: str) -> str:
+    what = {
+        "row": f"the row of {each.run_id}, whose folder is gone",
+        "unfinished": "what a killed process left",
+        "quarantined": "a damaged checkpoint",
+        "removed": "the rest of a removal",
+    }[each.kind]
+    return f"{verb} {what}:  {each.path}, {each.bytes / 1e6:,.1f} MB"

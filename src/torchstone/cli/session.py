@@ -14,6 +14,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from torchstone.tracking.store import Store
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; logs go to stderr.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", min=0)]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; default: the best.")]
@@ -22,6 +24,10 @@ Verbose = Annotated[
     int, typer.Option("-v", "--verbose", count=True, help="More detail; on error the traceback.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer every question with yes.")]
+Where = Annotated[
+    str | None,
+    typer.Option("--store", metavar="PATH", help="The store; default TORCHSTONE_STORE, else runs/store.db."),
+]
 
 
 def start_logging(quiet: bool, verbose: int) -> None:
@@ -53,6 +59,17 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
     return value
+
+
+def open_store(where: str | None, *, readonly: bool = True) -> Store:
+    """A store that is there already: to look at runs, to mark them or to ask a queue makes none."""
+    from torchstone.tracking.store import Store
+
+    opened = Store.open(where, readonly=True)
+    if readonly:
+        return opened
+    opened.close()
+    return Store.open(where)
 
 
 def split_commas(text: str | None) -> tuple[str, ...]:

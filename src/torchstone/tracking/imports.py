@@ -50,8 +50,6 @@ class Import:
     """How to read one tracker."""
 
     name: str
-    what: str
-    """What its argument is."""
     read: Callable[[str], Iterator[ImportedRun]]
 
 
@@ -193,7 +191,10 @@ def _require_found(files: list[Path], where: Path, why: str) -> None:
         raise UsageError("nothing to import is there", where=str(where), why=why)
 
 
-IMPORTS.add(Import(name="wandb", what="an offline folder or a run-ID.wandb file", read=_wandb))
-IMPORTS.add(Import(name="tensorboard", what="a folder with event files, at any depth", read=_tensorboard))
-IMPORTS.add(Import(name="mlflow", what="a tracking address, such as sqlite:///mlflow.db", read=_mlflow))
-IMPORTS.add(Import(name="trackio", what="the .db file of a project", read=_trackio))
+for _name, _read in (
+    ("wandb", _wandb),
+    ("tensorboard", _tensorboard),
+    ("mlflow", _mlflow),
+    ("trackio", _trackio),
+):
+    IMPORTS.add(Import(name=_name, read=_read))

@@ -2,7 +2,7 @@
 
     doomed = removals(store, ["20260131-1200"])
     doomed[0].bytes, doomed[0].held_by          # what would go, and what speaks against it
-    remove(store, doomed[0])
+    remove(store, doomed)
 
     for each in litter(store):                  # what no run needs
         discard(store, each)
@@ -92,18 +92,20 @@ def removals(store: Store, run_ids: Sequence[str]) -> list[Removal]:
     return found
 
 
-def remove(store: Store, removal: Removal, *, force: bool = False) -> None:
-    """Delete the folder, then the rows; UsageError while something holds the run, unless `force`."""
-    if removal.held_by and not force:
+def remove(store: Store, doomed: Sequence[Removal], *, force: bool = False) -> None:
+    """Delete folders, then rows. If something holds one of the runs, UsageError and none goes, unless `force`."""
+    held = [each for each in doomed if each.held_by]
+    if held and not force:
         raise UsageError(
-            f"{removal.run_id} is needed",
-            why="; ".join(removal.held_by),
+            f"{held[0].run_id} is needed, so nothing was removed",
+            why="; ".join(held[0].held_by),
             next="--force removes it all the same",
         )
-    if removal.folder is not None:
-        _require_idle(removal.folder)
-        _delete(removal.folder)
-    store.remove_run(removal.run_id)
+    for each in doomed:
+        if each.folder is not None:
+            _require_idle(each.folder)
+            _delete(each.folder)
+        store.remove_run(each.run_id)
 
 
 def litter(store: Store) -> list[Litter]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from torchstone._errors import UsageError
+from torchstone._errors import UsageError, in_one_line
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Alerts:
             try:
                 each(alert_type, message, dict(metrics))
             except Exception as error:
-                log.warning("an alert callback failed on %s: %s: %s", alert_type, type(error).__name__, error)
+                log.warning("an alert callback failed on %s: %s", alert_type, in_one_line(error))
 
     def has_alerts(self) -> bool:
         return bool(self._kept)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from torchstone._errors import UsageError
+from torchstone._errors import UsageError, in_one_line
 from torchstone.drift.alerts import DRIFT_CRITICAL, Alerts
 from torchstone.drift.drift_record import drift_record, status_of
 from torchstone.drift.profile import Profile
@@ -143,7 +143,7 @@ class Monitor:
                 try:
                     each(window.retraining)
                 except Exception as error:
-                    log.warning("retraining was not asked for: %s: %s", type(error).__name__, error)
+                    log.warning("retraining was not asked for: %s", in_one_line(error))
 
 
 def calibrated(rules: Sequence[Rule]) -> tuple[Rule, ...]:

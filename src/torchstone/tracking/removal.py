@@ -93,7 +93,7 @@ def removals(store: Store, run_ids: Sequence[str]) -> list[Removal]:
 
 
 def remove(store: Store, doomed: Sequence[Removal], *, force: bool = False) -> None:
-    """Delete folders, then rows. If something holds one of the runs, UsageError and none goes, unless `force`."""
+    """Delete folders, then rows. If something holds a run, UsageError and none goes, unless `force`."""
     held = [each for each in doomed if each.held_by]
     if held and not force:
         raise UsageError(

@@ -14,6 +14,7 @@ sends those steps once more.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from torchstone import _files
-from torchstone._errors import DataError, in_one_line
+from torchstone._errors import DataError, TorchstoneError, in_one_line
 from torchstone._optional import available, missing_extra
 from torchstone.tracking.rows import MetricRow
 from torchstone.tracking.run_folder import RunFolder
@@ -48,7 +49,7 @@ class ReplicaReport:
     sent: int
     """Rows that the service took, over all sessions."""
     waiting: int
-    """Rows in the store that it has not."""
+    """Rows in the store that it has not; 0 where the store cannot be asked, and `error` says so."""
     error: str = ""
     """Its last failure, if it did not recover."""
 
@@ -95,7 +96,7 @@ class _Copier:
         self._progress = _Progress.read(self._path)
         self._sink: Sink | None = None
 
-    def send_new(self, *, to_the_end: bool = False) -> int:
+    def send_new(self, *, to_the_end: bool = False) -> None:
         """Send the steps beyond the cursor; the newest may still grow and waits for `to_the_end`."""
         newest = self._store.last_values([self._folder.run_id])[self._folder.run_id]
         keys = [key for key, row in newest.items() if row.step > self._progress.cursor]
@@ -105,25 +106,23 @@ class _Copier:
             for row in self._store.metrics(self._folder.run_id, key, self._progress.cursor)
         ]
         last = max((row.step for row in rows), default=-1)
-        return self._send([row for row in rows if to_the_end or row.step < last])
+        self._send([row for row in rows if to_the_end or row.step < last])
 
-    def send_missing(self) -> int:
+    def send_missing(self) -> None:
         """Send rows at or below the cursor that came late, where the service takes them in any order."""
-        late = [key for key, (there, sent) in self._counts().items() if there > sent]
+        there = self._store.count_rows(self._folder.run_id, self._progress.cursor)
+        late = [key for key, count in there.items() if count > self._progress.sent.get(key, 0)]
         if not late or not self._record.any_order:
-            return 0
+            return
         for key in late:
             self._progress.sent[key] = 0  # its rows are told apart by their step, so all go once more
         rows = [row for key in late for row in self._store.metrics(self._folder.run_id, key)]
-        return self._send([row for row in rows if row.step <= self._progress.cursor])
-
-    def waiting(self) -> int:
-        """Rows that the service has not."""
-        found = self._store.metrics(self._folder.run_id)
-        return max(len(found) - sum(self._progress.sent.values()), 0)
+        self._send([row for row in rows if row.step <= self._progress.cursor])
 
     def report(self, error: str = "") -> ReplicaReport:
-        return ReplicaReport(self._record.name, sum(self._progress.sent.values()), self.waiting(), error)
+        there, sent = self._store.count_rows(self._folder.run_id), dict(self._progress.sent)
+        waiting = sum(max(count - sent.get(key, 0), 0) for key, count in there.items())
+        return ReplicaReport(self._record.name, sum(sent.values()), waiting, error)
 
     def close(self) -> None:
         """Tell the service how the run stands now."""
@@ -131,16 +130,9 @@ class _Copier:
             self._sink.close(self._store.run(self._folder.run_id).status)
             self._sink = None
 
-    def _counts(self) -> dict[str, tuple[int, int]]:
-        counts: dict[str, int] = {}
-        for row in self._store.metrics(self._folder.run_id):
-            if row.step <= self._progress.cursor:
-                counts[row.key] = counts.get(row.key, 0) + 1
-        return {key: (there, self._progress.sent.get(key, 0)) for key, there in counts.items()}
-
-    def _send(self, rows: Sequence[MetricRow]) -> int:
+    def _send(self, rows: Sequence[MetricRow]) -> None:
         if not rows:
-            return 0
+            return
         steps: dict[int, list[MetricRow]] = {}
         for row in rows:
             steps.setdefault(row.step, []).append(row)
@@ -154,7 +146,6 @@ class _Copier:
                     self._progress.sent[row.key] = self._progress.sent.get(row.key, 0) + 1
         finally:
             self._progress.write(self._path)
-        return len(rows)
 
     def _opened(self) -> Sink:
         if self._sink is None:
@@ -183,7 +174,10 @@ class Replica:
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             self._error = self._error or f"it did not answer within {timeout_s:g} s"
-        self.report = self._copier.report(self._error)
+        try:
+            self.report = self._copier.report(self._error)
+        except (OSError, TorchstoneError) as error:  # a finished run does not die because its store is busy
+            self.report = dataclasses.replace(self.report, error=self._error or in_one_line(error))
         return self.report
 
     def _work(self) -> None:

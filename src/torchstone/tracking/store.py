@@ -242,6 +242,18 @@ class Store:
             query = query.where(table.c.step > after)
         return [_metric_row(row) for row in self._all(query.order_by(table.c.key, table.c.step))]
 
+    def count_rows(self, run_id: str, through: int | None = None) -> dict[str, int]:
+        """Rows of each metric, of all steps or `through` one, without reading them."""
+        table = schema.metrics
+        query = (
+            select(table.c.key, func.count().label("rows"))
+            .where(table.c.run_id == run_id)
+            .group_by(table.c.key)
+        )
+        if through is not None:
+            query = query.where(table.c.step <= through)
+        return {row.key: row.rows for row in self._all(query)}
+
     def last_values(self, run_ids: Sequence[str]) -> dict[str, dict[str, MetricRow]]:
         """The row of the highest step per run and key, without reading the curves."""
         table = schema.last_values

@@ -30,13 +30,14 @@ from torchstone.tracking.energy import KIND as ENERGY
 from torchstone.tracking.energy import read_meters, spent
 from torchstone.tracking.environment import snapshot
 from torchstone.tracking.partial import KEPT, part_of
+from torchstone.tracking.rows import FACTS
 from torchstone.tracking.run_folder import RunFolder
 from torchstone.tracking.tensor_file import write_tensors
 from torchstone.train.assembly import assemble, follow, refuse_without_effect
 from torchstone.train.auto import left_open
 from torchstone.train.compiling import compiled
 from torchstone.train.engine import Engine
-from torchstone.train.facts import KIND, run_facts
+from torchstone.train.facts import run_facts
 from torchstone.train.hooks import EndInfo, Hooks, StartInfo
 from torchstone.train.levers import Choice, choose, format_of, pulled
 from torchstone.train.loop_parts import Ending
@@ -118,7 +119,9 @@ def fit(subject: Subject, config: Resolved, place: Place, *, hooks: Sequence[obj
             _tell_end(engine, ending.status, ending.reason)
             ranks.leave()
         result.warnings.extend(
-            _behind(each.report, result.run_id) for each in replicas if each.report.waiting
+            _behind(each.report, result.run_id)
+            for each in replicas
+            if each.report.waiting or each.report.error
         )
         if watch.received is not None:  # after the last step: all is done, but whoever sent it must see it
             result = dataclasses.replace(result, exit_code=exit_code_of(watch.received))
@@ -217,7 +220,7 @@ def _gpu_of(subject: Subject) -> str | None:
 
 
 def _record_facts(store: Store, folder: RunFolder, environment: dict[str, Any], *session: Any) -> None:
-    store.add_event(folder.run_id, KIND, run_facts(environment, *session))
+    store.add_event(folder.run_id, FACTS, run_facts(environment, *session))
 
 
 @contextlib.contextmanager

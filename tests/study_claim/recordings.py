@@ -13,10 +13,10 @@ from torchstone.config.resolve import resolve
 from torchstone.study.claim.claim_file import read_claim
 from torchstone.study.claim.gate import assess
 from torchstone.study.claim.publication import Publication
+from torchstone.tracking import rows
 from torchstone.tracking.rows import MetricRow
 from torchstone.tracking.store import Store
 from torchstone.train.config import SECTIONS
-from torchstone.train.facts import KIND
 
 BASE = resolve(SECTIONS, overrides=[("train.max_steps", "100"), ("model.target", "zoo:gpt-nano")]).plain
 FACTS: dict[str, Any] = {
@@ -82,7 +82,7 @@ class Run:
         folder = f"runs/{self.run_id}"
         store.start_run(self.run_id, name=self.run_id, kind="train", run_dir=folder, config=self.config)
         for session in self.sessions:
-            store.add_event(self.run_id, KIND, session)
+            store.add_event(self.run_id, rows.FACTS, session)
         store.log_rows(self.run_id, [MetricRow(self.metric, self.metric_step, self.value)])
         store.finish_run(self.run_id, self.status, self.summary)
 

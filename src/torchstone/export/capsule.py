@@ -24,6 +24,7 @@ from torchstone.adapt.target import parse_target
 from torchstone.export.archive import pack, unpack
 from torchstone.export.standalone.runtimes import MANIFEST
 from torchstone.tracking.environment import CODE
+from torchstone.tracking.rows import FACTS
 from torchstone.tracking.run_folder import RunFolder
 from torchstone.tracking.store import Store, default_store
 
@@ -126,7 +127,7 @@ def _measured(run: RunFolder, folder: Path) -> dict[str, Any]:
     """All metrics as lines, those of the first steps to the last bit, and the facts of the first session."""
     with Store.open(default_store(run.path), readonly=True) as store:
         rows = store.metrics(run.run_id)
-        facts = [each.data for each in store.events(run.run_id) if each.kind == "facts"]
+        facts = [each.data for each in store.events(run.run_id) if each.kind == FACTS]
     lines = [json.dumps({"key": row.key, "step": row.step, "value": row.value}) for row in rows]
     _files.write_text(folder / METRICS, "".join(f"{line}\n" for line in lines))
     first = [

@@ -95,10 +95,9 @@ def dashboard_figure(info: RunInfo, theme: Theme = LIGHT, drift: DriftInfo | Non
 
     upper = (0, 0, 1, 1) if drift is None else (0, _DRIFT_SHARE, 1, 1 - _DRIFT_SHARE)
     room = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.02, hspace=0.04, rect=upper)
-    rows = (0.5, 1, 1)
     size = _INCHES if drift is None else _WITH_DRIFT
     figure = Figure(figsize=size, facecolor=theme.background, layout=room)
-    grid = figure.add_gridspec(len(rows), 6, height_ratios=rows)
+    grid = figure.add_gridspec(3, 3, height_ratios=(0.5, 1, 1))
     _draw_card(figure.add_subplot(grid[0, :]), info, theme)
     if drift is not None:
         below = [figure.add_axes(place) for place in _DRIFT_PLACES]
@@ -106,8 +105,7 @@ def dashboard_figure(info: RunInfo, theme: Theme = LIGHT, drift: DriftInfo | Non
             each.set_in_layout(False)
         draw_drift(below, drift, theme)
     for place, panel in enumerate(panels(info)):
-        left = 2 * (place % 3)
-        axes = figure.add_subplot(grid[1 + place // 3, left : left + 2])
+        axes = figure.add_subplot(grid[1 + place // 3, place % 3])
         _draw_panel(axes, panel, theme)
         if panel.curves:
             axes.set_xlim(-0.02 * info.steps, 1.03 * info.steps + 1)

@@ -12,15 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchstone.report.numbers import number
-from torchstone.tracking.rows import iso
+from torchstone.tracking.rows import DRIFT, iso
 from torchstone.tracking.store import Store
 
-KIND = "drift"
-"""Of the events."""
 MOST_WINDOWS = 60
 MATRIX_WINDOWS, MATRIX_FEATURES, TABLE_ROWS = 12, 8, 8
-WARNING, CRITICAL = 0.1, 0.2
-"""The familiar limits of a distance."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,7 @@ class DriftInfo:
 
 def drift_info(store: Store, run_id: str) -> DriftInfo | None:
     """None where nobody watched this run's model."""
-    events = store.events_of(KIND).get(store.run(run_id).run_id, ())
+    events = store.events_of(DRIFT).get(store.run(run_id).run_id, ())
     return (
         of_records([event.data for event in events], [iso(event.at) for event in events]) if events else None
     )

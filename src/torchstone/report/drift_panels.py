@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from torchstone.report.drift_info import CRITICAL, WARNING, Course, DriftInfo, Histogram, Matrix
+from torchstone.report.drift_info import Course, DriftInfo, Histogram, Matrix
 from torchstone.report.inert import inert
 from torchstone.report.palette import Theme
 
@@ -24,7 +24,7 @@ DARK_BELOW = 0.55
 """Of the map's range: below it, letters in a cell are light."""
 
 
-def draw_drift(axes: Sequence[Axes], info: DriftInfo | None, theme: Theme) -> None:
+def draw_drift(axes: Sequence[Axes], info: DriftInfo, theme: Theme) -> None:
     """On four axes, in the order of `TITLES`."""
     for each, title in zip(axes, TITLES, strict=True):
         each.set_facecolor(theme.background)
@@ -33,10 +33,6 @@ def draw_drift(axes: Sequence[Axes], info: DriftInfo | None, theme: Theme) -> No
         for side, spine in each.spines.items():
             spine.set_visible(side in ("left", "bottom"))
             spine.set_color(theme.line)
-    if info is None:
-        for each in axes:
-            _absent(each, "nobody watched this model: drift", theme)
-        return
     if info.histogram is None:
         _absent(axes[0], "no feature has a histogram", theme)
     else:
@@ -78,6 +74,8 @@ def _draw_histogram(axes: Axes, histogram: Histogram, theme: Theme) -> None:
 
 
 def _draw_course(axes: Axes, course: Course, theme: Theme) -> None:
+    from torchstone.drift.verdict import CRITICAL, WARNING
+
     top = max(0.3, 1.35 * max(course.distance))  # room above for the legend
     for low, high, colour, name in (
         (0.0, WARNING, theme.good, "under 0.1"),
@@ -109,6 +107,8 @@ def _draw_course(axes: Axes, course: Course, theme: Theme) -> None:
 def _draw_matrix(axes: Axes, matrix: Matrix, theme: Theme) -> None:
     import matplotlib
     import numpy as np
+
+    from torchstone.drift.verdict import CRITICAL
 
     values = np.array([[np.nan if each is None else each for each in row] for row in matrix.distance])
     most = max(2 * CRITICAL, float(np.nanmax(values)) if np.isfinite(values).any() else 0.0)

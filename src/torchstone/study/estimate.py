@@ -23,6 +23,7 @@ from torchstone.study.prove.full_size import FullSize, Operations, measure_full_
 from torchstone.study.prove.twin import sequence_length, tokens_per_update
 from torchstone.tracking.energy import KIND as ENERGY
 from torchstone.tracking.environment import cpu_model
+from torchstone.tracking.rows import FACTS
 from torchstone.train.device import choose_device
 from torchstone.train.losses import LOSSES
 from torchstone.train.space import state_after_a_step
@@ -216,7 +217,7 @@ def _alike(settings: Resolved, store: Store) -> Iterator[RunRow]:
         recorded = run.config.get("values") if run.status == "completed" else None
         if not isinstance(recorded, dict) or _pace_keys(recorded) != wanted:
             continue
-        facts = [each.data for each in store.events(run.run_id) if each.kind == "facts"]
+        facts = [each.data for each in store.events(run.run_id) if each.kind == FACTS]
         if facts and facts[-1].get("hardware", {}).get("name") == here:
             yield run
 

@@ -8,10 +8,8 @@ from typing import Any
 
 from torchstone.tracking.checkpoint import Checkpoint
 from torchstone.tracking.model_registry import ModelRegistry
+from torchstone.tracking.rows import FACTS
 from torchstone.tracking.run_folder import RunFolder
-
-FACTS = "facts"
-"""The event in which a run keeps fingerprints of its data."""
 
 
 def register_checkpoint(

@@ -39,6 +39,10 @@ class RunRow:
         return asdict(self) | {"started": iso(self.started), "ended": ended}
 
 
+FACTS, DRIFT = "facts", "drift"
+"""Kinds of events that several rooms read: fingerprints of a session; what became of a model's data since."""
+
+
 @dataclass(frozen=True)
 class Event:
     """Something that happened once: a checkpoint, a quarantine, rows lost."""

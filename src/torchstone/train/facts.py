@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from torchstone.train.subject import Subject
 
 SCHEMA = "torchstone.facts/1"
-KIND = "facts"
-"""Of the event."""
 LOOKED_AT = 32
 """Examples whose content enters the fingerprint of data that has none of its own."""
 

@@ -159,12 +159,12 @@ def _elsewhere() -> Iterator[Path]:
 
 def _changed_facts(before: dict[str, Any], run_dir: Path) -> str | None:
     """What of model and data is not as it was, in one sentence."""
+    from torchstone.tracking.rows import FACTS
     from torchstone.tracking.run_folder import RunFolder
     from torchstone.tracking.store import Store, default_store
-    from torchstone.train.facts import KIND
 
     with Store.open(default_store(run_dir), readonly=True) as store:
-        events = [each.data for each in store.events(RunFolder.open(run_dir).run_id) if each.kind == KIND]
+        events = [each.data for each in store.events(RunFolder.open(run_dir).run_id) if each.kind == FACTS]
     now = events[0] if events else {}
     for part, name in (("data", "train"), ("model", "fingerprint")):
         was, known = (before.get(part) or {}).get(name), (now.get(part) or {}).get(name)

@@ -12,11 +12,10 @@ from torchstone.config.knobs import knobs_of
 from torchstone.report.run_info import flat_config, live_status, perplexity
 from torchstone.study.claim.recorded import THE_CLOCK, Reading, RecordedRun, Statement, states
 from torchstone.tracking.marks import Marks, marks
-from torchstone.tracking.rows import MetricRow, RunRow
+from torchstone.tracking.rows import FACTS, MetricRow, RunRow
 from torchstone.tracking.run_folder import RunFolder
 from torchstone.tracking.store import Store
 from torchstone.train.config import SECTIONS
-from torchstone.train.facts import KIND
 
 SEED = "train.random_seed"
 COVERED = frozenset(
@@ -77,7 +76,7 @@ def read_run(store: Store, run: RunRow, reading: Reading) -> RecordedRun:
     config = {key: _plain(value) for key, value in flat_config(run.config).items()}
     row, derived = _metric(store, run.run_id, reading)
     summary = run.summary
-    sessions = [event.data for event in store.events(run.run_id) if event.kind == KIND]
+    sessions = [event.data for event in store.events(run.run_id) if event.kind == FACTS]
     found: dict[str, list[Statement]] = {}
     whole = {
         "metric_step": row.step if row else None,

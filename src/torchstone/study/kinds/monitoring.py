@@ -25,8 +25,6 @@ KEYS = (
     "retrain", "trust",
 )  # fmt: skip
 ROWS = 10_000
-DRIFT_EVENT = "drift"
-"""Of the run that trained the model, so that its dashboard shows what became of its data."""
 
 
 def prepare(config: Mapping[str, Any], store: Store) -> dict[str, Any]:
@@ -166,7 +164,7 @@ def _retrain(
 
 def _keep(store: Store, model: RegisteredModel, told: Mapping[str, Any], order: Order) -> str:
     """A run of kind `monitor` with the numbers, and an event of the run that trained the model."""
-    from torchstone.tracking.rows import MetricRow
+    from torchstone.tracking.rows import DRIFT, MetricRow
     from torchstone.tracking.run_folder import new_run_id
 
     name = f"tier5_validation_{model.task_type}"
@@ -180,10 +178,10 @@ def _keep(store: Store, model: RegisteredModel, told: Mapping[str, Any], order: 
     rows += [MetricRow(f"drift/{key}", 0, value) for key, value in told["drift"]["details"].items()]
     rows.append(MetricRow("drift/js_divergence", 0, told["drift"]["js_divergence"]))
     store.log_rows(run_id, rows)
-    store.add_event(run_id, DRIFT_EVENT, told["drift"])
+    store.add_event(run_id, DRIFT, told["drift"])
     store.finish_run(run_id, "completed", {"status": told["status"], "job_id": told["job_id"]})
     if model.training_run_id and any(run.run_id == model.training_run_id for run in store.runs()):
-        store.add_event(model.training_run_id, DRIFT_EVENT, told["drift"])
+        store.add_event(model.training_run_id, DRIFT, told["drift"])
     return run_id
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from torchstone.adapt.adapter import Adapter
+    from torchstone.adapt.load import LoadedModel
     from torchstone.adapt.output import Output
     from torchstone.checks.plan import ProbePlan
     from torchstone.checks.registry import Check
@@ -81,6 +82,17 @@ class Context:
     @property
     def takes_tokens(self) -> bool:
         return self.primary == "input_ids"
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model as the engine and the exporter take it, without reading it a second time."""
+        from torchstone.adapt.load import LoadedModel
+
+        base = self.adapter.base
+        name = type(base).__name__
+        model = LoadedModel(base, self.config, target=name, class_name=name, fingerprint="")
+        model.__dict__["adapter"] = self.adapter
+        return model
 
     def batch(self, batch_size: int | None = None, length: int | None = None, seed: int = 0) -> Batch:
         """Example inputs on the model's device; the same arguments give the same values."""

@@ -26,7 +26,7 @@ def amp_speedup(context: Context) -> CheckResult:
         rows = lesson.rows(context, 8 * lesson.BATCH_SIZE)
         recipe = lesson.recipe(context, rows[0], (ROUNDS + WARM_UP) * lesson.BATCH_SIZE)
         found = measure(
-            lesson.loaded(context), rows, batch_size=lesson.BATCH_SIZE, learning_rate=recipe["learning_rate"],
+            context.loaded, rows, batch_size=lesson.BATCH_SIZE, learning_rate=recipe["learning_rate"],
             device=str(context.device), seed=context.seed,
         )  # fmt: skip
     except ModelError as error:

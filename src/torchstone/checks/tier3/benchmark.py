@@ -30,7 +30,7 @@ def benchmark(context: Context) -> CheckResult:
         return context.skipped(f"{error.what}: {error.why}")
     baseline = load(target, trust=context.wishes.get("trust"), seed=context.seed)
     found = benchmark_comparison(
-        lesson.loaded(context), baseline, recipe=recipe, device=str(context.device), seed=context.seed
+        context.loaded, baseline, recipe=recipe, device=str(context.device), seed=context.seed
     )
     loss = found["after_training"]["metrics"]["loss"]
     ratio = found["parameter_count"]["ratio"]

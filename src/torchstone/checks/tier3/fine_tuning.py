@@ -39,7 +39,7 @@ def fine_tuning(context: Context) -> CheckResult:
     steps = Steps()
     try:
         taught = teach(
-            lesson.loaded(context), rows[:TRAINED_ON], rows[TRAINED_ON:], recipe,
+            context.loaded, rows[:TRAINED_ON], rows[TRAINED_ON:], recipe,
             device=str(context.device), hooks=(steps,),
         )  # fmt: skip
     except NonFinite as error:

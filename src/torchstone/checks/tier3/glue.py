@@ -38,7 +38,7 @@ def glue(context: Context) -> CheckResult:
         recipe = lesson.recipe(context, {name: each[0] for name, each in sample.items()}, len(rows))
         encode(rows[0], tokenizer, 64)
         found = glue_task(
-            lesson.loaded(context), task, source, tokenizer=tokenizer, recipe=recipe, max_samples=MOST_ROWS,
+            context.loaded, task, source, tokenizer=tokenizer, recipe=recipe, max_samples=MOST_ROWS,
             device=str(context.device), seed=context.seed,
         )  # fmt: skip
     except (ModelError, Offline) as error:

@@ -1,4 +1,4 @@
-"""What the checks of tier 3 share: the model under proof as the engine takes it, data, and a short recipe."""
+"""What the checks of tier 3 share: data, and a short recipe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from torchstone._errors import ModelError
 from torchstone.checks.tier1.footprint import cost_of
 
 if TYPE_CHECKING:
-    from torchstone.adapt.load import LoadedModel
     from torchstone.checks.context import Context
     from torchstone.train.lessons import Row
 
@@ -19,18 +18,6 @@ LEARNING_RATES = 3e-4, 3e-3
 _WORK = 2e11
 """Multiply-adds that one training may take: counted, not timed, so that every machine plans alike."""
 _FEWEST_STEPS = 6
-
-
-def loaded(context: Context) -> LoadedModel:
-    """The model as `Trainer` and `evaluate` take it, without reading it a second time."""
-    from torchstone.adapt.load import LoadedModel
-
-    name = type(context.module).__name__
-    model = LoadedModel(
-        module=context.module, config=context.config, target=name, class_name=name, fingerprint=""
-    )
-    model.__dict__["adapter"] = context.adapter
-    return model
 
 
 def rows(context: Context, count: int) -> list[Row]:

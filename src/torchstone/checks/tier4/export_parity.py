@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchstone._errors import MissingExtra, ModelError
-from torchstone.adapt.load import LoadedModel
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.export.bundle import Bundle, Unsound, export, require_writer
 from torchstone.export.formats import Format, chosen
@@ -46,7 +45,7 @@ def export_parity(context: Context, formats: Sequence[str] = PROVEN) -> CheckRes
     wanted = chosen(formats)
     found = {each.name: _absent(each) for each in wanted}
     ready = [each for each in wanted if not found[each.name]]
-    source = _source(context)
+    source = Source(context.loaded)
     with tempfile.TemporaryDirectory(prefix="torchstone-parity-") as place:
         try:
             bundle = export(source, Path(place) / "bundle", ready) if ready else None
@@ -79,15 +78,6 @@ def _alone(source: Source, format: Format, place: Path) -> Found:
 
 def _failed(what: str, why: str | None) -> Found:
     return {"status": "fail", "why": f"{what}: {why}" if why else what}
-
-
-def _source(context: Context) -> Source:
-    """The adapter under proof as what leaves; it is not read a second time."""
-    module = context.adapter.base
-    model = LoadedModel(module, context.config, type(module).__qualname__, type(module).__name__, "")
-    model.task_given = context.task
-    vars(model)["adapter"] = context.adapter
-    return Source(model)
 
 
 def _proven(context: Context, source: Source, bundle: Bundle, place: Path) -> dict[str, Found]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from torchstone._errors import DataError, ModelError, UsageError
 from torchstone.checks.registry import CHECKS, Check
-from torchstone.checks.tier3 import lesson
 
 if TYPE_CHECKING:
     from torchstone.checks.context import Context
@@ -55,7 +54,7 @@ def _scored(context: Context) -> EvalResult:
 
     data, target = context.wishes.get("data"), context.wishes.get("target")
     if data is not None and not isinstance(data, str):
-        return evaluate(lesson.loaded(context), data, task=context.task, device=str(context.device))
+        return evaluate(context.loaded, data, task=context.task, device=str(context.device))
     if target is None:
         raise UsageError("no labelled data was named")
     job = EvalJob(

@@ -89,9 +89,12 @@ def _off(context: Context, call: Call, way: Way) -> float:
     """How far one call is off by itself; 0.0 where it cannot be repeated."""
     try:
         wanted = _repeat(context, call, REFERENCE, way.learns)
+        context.state.restore()
         found = _repeat(context, call, way, way.learns)
     except (Unavailable, RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError):
         return 0.0
+    finally:
+        context.state.restore()
     if len(found) != len(wanted):
         return torch.inf
     return max((relative(one, other) for one, other in zip(found, wanted, strict=True)), default=0.0)
@@ -112,7 +115,6 @@ def _repeat(context: Context, call: Call, way: Way, learns: bool) -> list[Tensor
         generator = torch.Generator().manual_seed(context.seed)
         weights = [torch.randn(each.shape, generator=generator).to(each) for each in roots]
         gradients = torch.autograd.grad(roots, leaves, weights, allow_unused=True)
-    context.state.restore()
     norms = sum(float(each.square().sum()) for each in gradients if each is not None) ** 0.5
     # One vector: a gradient that is nothing but rounding beside the others must not decide.
     whole = [each.detach().double().flatten() for each in gradients if each is not None]

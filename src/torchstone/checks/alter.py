@@ -6,7 +6,7 @@ sees what the architecture allows and not only what today's weights show.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,14 +26,8 @@ def noised(context: Context, seed: int = 0) -> Iterator[None]:
     weights = [each for each in context.module.parameters() if each.is_floating_point()]
     trainable = [each for each in weights if each.requires_grad]
     chosen = trainable or [each for each in weights if not _is_mask(each)]
-    originals = [each.data for each in chosen]
-    try:
-        for each in chosen:
-            each.data = each.data + _noise_for(each.data, generator)
+    with replaced(chosen, lambda weight: weight + _noise_for(weight, generator)):
         yield
-    finally:
-        for each, original in zip(chosen, originals, strict=True):
-            each.data = original
 
 
 @contextmanager
@@ -41,14 +35,25 @@ def rounded_anew(context: Context, unit: float, seed: int = 0) -> Iterator[None]
     """Every weight up or down by `unit` of itself: what rounding alone may do to an answer."""
     generator = torch.Generator().manual_seed(context.seed * 31 + seed + 29)
     chosen = [each for each in context.module.parameters() if each.is_floating_point()]
-    originals = [each.data for each in chosen]
+
+    def moved(weight: Tensor) -> Tensor:
+        up = torch.rand(weight.shape, generator=generator).to(weight.device) < 0.5
+        return weight * torch.where(up, 1 + unit, 1 - unit).to(weight.dtype)
+
+    with replaced(chosen, moved):
+        yield
+
+
+@contextmanager
+def replaced(tensors: Sequence[Tensor], by: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Other data in these tensors for the length of the block, without breaking shared storages."""
+    originals = [each.data for each in tensors]
     try:
-        for each in chosen:
-            up = torch.rand(each.shape, generator=generator).to(each.device) < 0.5
-            each.data = each.data * torch.where(up, 1 + unit, 1 - unit).to(each.dtype)
+        for each in tensors:
+            each.data = by(each.data)
         yield
     finally:
-        for each, original in zip(chosen, originals, strict=True):
+        for each, original in zip(tensors, originals, strict=True):
             each.data = original
 
 

@@ -141,13 +141,21 @@ def written_out() -> Iterator[None]:
     """Attention as softmax and product, and nothing compiled, for the length of the block."""
     from torch.nn.attention import flex_attention
 
-    fast = torch.backends.mha.get_fastpath_enabled()
     compiled = flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG
-    torch.backends.mha.set_fastpath_enabled(False)
     flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = True
     try:
-        with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
+        with without_fast_path(), sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = compiled
+
+
+@contextmanager
+def without_fast_path() -> Iterator[None]:
+    """Torch's attention layers as they are written, for the length of the block."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from torchstone._seeds import seed_everything
+from torchstone.checks.alter import replaced
 from torchstone.checks.bisect import difference, find_guilty, scale_of
 from torchstone.checks.keep import Kept
 
@@ -154,21 +155,17 @@ class _Doubling(TorchFunctionMode):
 def _double(context: Context) -> Iterator[_Doubling]:
     default = torch.get_default_dtype()
     tensors = [each for each in context.kept.tensors() if each.is_floating_point()]
-    originals = [each.data for each in tensors]
     doubling = _Doubling()
     outer = context.state
     try:
         torch.set_default_dtype(torch.float64)
-        for each in tensors:
-            each.data = each.data.double()
-        context.state = Kept(context.module, parameters=False)
-        with doubling:
-            yield doubling
+        with replaced(tensors, Tensor.double):
+            context.state = Kept(context.module, parameters=False)
+            with doubling:
+                yield doubling
     finally:
         context.state = outer
         torch.set_default_dtype(default)
-        for each, original in zip(tensors, originals, strict=True):
-            each.data = original
         context.state.restore()
 
 

@@ -9,7 +9,6 @@ The reference is float32 without any fusing: attention written out, no fast path
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchstone._errors import in_one_line
-from torchstone.checks.attention_maps import written_out
+from torchstone.checks.attention_maps import without_fast_path, written_out
+from torchstone.checks.unlogged import unlogged
 from torchstone.train.attention_kernel import observed_kernels
 
 if TYPE_CHECKING:
@@ -89,17 +89,13 @@ def _short(backend: SDPBackend) -> str:
 def _forced(backend: SDPBackend) -> Callable[[nn.Module], AbstractContextManager[None]]:
     @contextmanager
     def taken(module: nn.Module) -> Iterator[None]:
-        fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
         try:
-            with sdpa_kernel(backend):
+            with without_fast_path(), sdpa_kernel(backend):
                 yield
         except RuntimeError as error:
             if "available kernel" not in str(error):
                 raise
             raise Unavailable(f"no {_short(backend)} kernel takes these shapes and masks") from error
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
 
     return taken
 
@@ -131,7 +127,7 @@ def _compiled(module: nn.Module, backend: str) -> Iterator[None]:
     before = module._compiled_call_impl
     torch.compiler.reset()
     try:
-        with _unlogged("torch._dynamo", "torch._inductor", "torch._functorch", "torch.fx"):
+        with unlogged("torch._dynamo", "torch._inductor", "torch._functorch", "torch.fx"):
             module.compile(backend=counted)
             yield
     except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.BackendCompilerFailed) as error:
@@ -141,17 +137,3 @@ def _compiled(module: nn.Module, backend: str) -> Iterator[None]:
         torch.compiler.reset()
     if not ran:
         raise Unavailable("torch.compile left the model as it was: no graph could be captured")
-
-
-@contextmanager
-def _unlogged(*names: str) -> Iterator[None]:
-    """Without the compiler's pages on what it could not capture."""
-    logs = [logging.getLogger(each) for each in names]
-    before = [each.level for each in logs]
-    for each in logs:
-        each.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for each, level in zip(logs, before, strict=True):
-            each.setLevel(level)

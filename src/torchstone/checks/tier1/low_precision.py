@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torchstone.checks.alter import replaced
 from torchstone.checks.registry import CHECKS, Check
 from torchstone.checks.tier1.finite import first_bad_module, not_numbers
 
@@ -115,17 +116,13 @@ def _under_autocast(context: Context, batch: Batch, full: Tensor, notes: list[st
 
 @contextmanager
 def cast(context: Context, dtype: torch.dtype) -> Iterator[None]:
-    """What `module.to(dtype)` does, undone afterwards without breaking shared storages."""
+    """What `module.to(dtype)` does, undone afterwards."""
     held = [*context.module.parameters(), *context.module.buffers()]
     tensors = [each for each in held if each.is_floating_point()]
-    before = [each.data for each in tensors]
     try:
-        for each in tensors:
-            each.data = each.data.to(dtype)
-        yield
+        with replaced(tensors, lambda value: value.to(dtype)):
+            yield
     finally:
-        for each, value in zip(tensors, before, strict=True):
-            each.data = value
         context.state.restore()
 
 

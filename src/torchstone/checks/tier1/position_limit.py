@@ -150,11 +150,7 @@ def _try(context: Context, probe: Probe, length: int) -> tuple[bool, str, dict[s
         with _asked(context.module, batch[context.primary]) as asked:
             main = shown(probe.run(batch))
     except _REFUSALS as error:
-        return (
-            False,
-            in_one_line(error),
-            {},
-        )
+        return False, in_one_line(error), {}
     if not bool(torch.isfinite(main).all()):
         return False, "the output is not finite", asked
     decodes = context.signature.has("decoder_ids")

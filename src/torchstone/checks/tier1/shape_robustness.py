@@ -112,10 +112,7 @@ def _probe(context: Context, case: Case) -> dict[str, Any]:
         raise
     except Exception as error:  # whatever the model raises is the finding
         kind = "refused" if is_refusal(error) else "fail"
-        return {
-            "status": kind,
-            "problem": in_one_line(error),
-        }
+        return {"status": kind, "problem": in_one_line(error)}
     main = output.main
     row: dict[str, Any] = {"output": list(main.shape), "status": "pass"}
     problem = _wrong_shape(context, case, batch, main)

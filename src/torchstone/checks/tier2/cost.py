@@ -6,11 +6,9 @@ nothing. At a size that is measured too, both must agree; only then is the forec
 
 from __future__ import annotations
 
-import logging
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchstone._errors import in_one_line
 from torchstone.adapt.cache import asking, cache_argument, cache_of
 from torchstone.checks.registry import CHECKS, Check
+from torchstone.checks.unlogged import unlogged
 from torchstone.train.meter import LiveTensors, existing_tensors
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def forecast(context: Context, batch: Batch) -> PassCost:
     weights = [fake.from_tensor(each) for each in (*context.module.parameters(), *context.module.buffers())]
     inputs = [each for each in shapes.values() if isinstance(each, Tensor)]
     with (
-        _unlogged(),
+        unlogged("torch._subclasses.fake_tensor"),
         torch.no_grad(),
         fake,
         FlopCounterMode(display=False) as flops,
@@ -71,18 +70,6 @@ def forecast(context: Context, batch: Batch) -> PassCost:
     ):
         context.adapter(**shapes)
     return _cost(context, batch, flops, live)
-
-
-@contextmanager
-def _unlogged() -> Iterator[None]:
-    """Without torch's own page on what has no form for shapes alone; the check tells it in one line."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    before = log.disabled
-    log.disabled = True
-    try:
-        yield
-    finally:
-        log.disabled = before
 
 
 def _cost(context: Context, batch: Batch, flops: FlopCounterMode, live: LiveTensors) -> PassCost:

@@ -53,6 +53,16 @@ def test_a_failure_is_tried_again_as_often_as_was_said(queue: JobManager, begun:
     assert queue.get_job(fails).tries == 0
 
 
+def test_what_can_still_be_done_is_known_however_jobs_need_each_other(queue: JobManager) -> None:
+    first = newest = queue.submit_job("tiny", {})
+    for _ in range(40):  # two ways to each of those before: more ways than one can go
+        newest = queue.submit_job("tiny", {}, needs={newest, max(first, newest - 1)})
+    assert len(queue.pending()) == newest
+    queue.cancel_job(first)
+    assert queue.pending() == []
+    assert queue.why_waiting(queue.get_job(first + 1)) == f"job {first} is cancelled"
+
+
 def test_tries_wait_longer_each_time(queue: JobManager) -> None:
     job = queue.submit_job("tiny", {"name": "fails", "fails": 9}, max_retries=1)
     assert work(queue, max_jobs=1, pauses_s=(600.0,)).exit_code == 0

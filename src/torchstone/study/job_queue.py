@@ -117,6 +117,8 @@ class JobManager:
         """In the order in which they were entered, the newest `limit` of them."""
         if status is not None and status not in STATUSES:
             raise UsageError(f"there is no status {status!r}", next=f"choose one of: {', '.join(STATUSES)}")
+        if job_type is not None:
+            JOB_KINDS.get(job_type)  # a slip in it would find nothing, in silence
         found = [
             each
             for each in map(job_of, self.table.jobs())
@@ -161,12 +163,13 @@ class JobManager:
 
     def pending(self) -> list[Row]:
         """Jobs that are not over and will be, without anybody's help: what they need can still be done."""
-        jobs = {each.job_id: each for each in self.table.jobs()}
-
-        def hopeless(job: Row) -> bool:
-            return job.status in (FAILED, CANCELLED) or any(hopeless(jobs[each]) for each in job.needs)
-
-        return [each for each in jobs.values() if each.status not in OVER and not hopeless(each)]
+        found, hopeless = list[Row](), set[str]()
+        for each in self.table.jobs():  # in the order in which they were entered, so after those they need
+            if each.status in (FAILED, CANCELLED) or not hopeless.isdisjoint(each.needs):
+                hopeless.add(each.job_id)
+            elif each.status not in OVER:
+                found.append(each)
+        return found
 
     def why_waiting(self, job: Job) -> str | None:
         """What a job that waits is waiting for; None: for a worker."""
@@ -174,7 +177,7 @@ class JobManager:
             return None
         for needed in map(self.get_job, job.needs):
             if needed.status != "done":
-                how = "is" if needed.status in (WAITING, RUNNING) else "has"
+                how = "has" if needed.status == FAILED else "is"
                 return f"job {needed.job_id} {how} {needed.status}"
         return f"until {job.not_before}" if job.not_before else None
 

@@ -53,6 +53,8 @@ def test_jobs_are_entered_worked_off_cancelled_and_tried_again(
     assert "failed: failure 1" in ask("logs", 2)["lines"][-1]["message"]
     assert ask("retry", 2)["status"] == "waiting"
     assert ask("retry", 1, code=2)["error"] == "UsageError"
+    assert ask("submit", "tiny", "--after", "1,x", "--dry-run", code=2)["next"] == "--after 1,2"
+    assert "'tiny'" in ask("list", "--kind", "tinny", code=2)["why"]
     assert ask("cancel", 1, code=2)["error"] == "UsageError"
     assert "1 done" in torchstone("jobs", "list").out and "failure 1" in torchstone("jobs", "logs", 2).out
     assert torchstone("jobs", "show", 1).out.startswith("job        1 (tiny): done")

@@ -19,8 +19,8 @@ from torchstone.cli.session import (
     Where,
     console,
     print_json,
-    split_commas,
     start_logging,
+    whole_numbers,
 )
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def submit(
     start_logging(quiet, verbose)
     from torchstone.study.kinds.registry import JOB_KINDS
 
-    queue = _queue(store, make=True)
+    queue, needs = _queue(store, make=True), whole_numbers("--after", after)
     told = config_of(config, target=target, data=data, set_=set_)
     if dry_run:
         JOB_KINDS.get(kind).prepare(told, queue.store)
@@ -85,7 +85,6 @@ def submit(
         else:
             console().print(f"{kind} {told}: nothing was entered (--dry-run)", markup=False, soft_wrap=True)
         return 0
-    needs = [int(each) for each in split_commas(after)]
     job = queue.get_job(queue.submit_job(kind, told, priority, max_retries, needs=needs))
     return _show(queue, job, as_json)
 

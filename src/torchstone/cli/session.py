@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from torchstone._errors import UsageError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -74,3 +76,11 @@ def open_store(where: str | None, *, readonly: bool = True) -> Store:
 
 def split_commas(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
+
+
+def whole_numbers(flag: str, text: str | None) -> tuple[int, ...]:
+    """Those that a flag was given, separated by commas."""
+    try:
+        return tuple(int(each) for each in split_commas(text))
+    except ValueError:
+        raise UsageError(f"{flag} {text!r} is no list of whole numbers", next=f"{flag} 1,2") from None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from torchstone._errors import UsageError
-from torchstone.cli.session import split_commas
+from torchstone.cli.session import split_commas, whole_numbers
 
 if TYPE_CHECKING:
     from torchstone.study.run import StudyJob
@@ -66,7 +66,7 @@ def study_job(
         name,
         only=split_commas(only),
         steps=split_commas(steps),
-        seeds=_seeds(seeds),
+        seeds=whole_numbers("--seeds", seeds),
         config=config,
         overrides=tuple(assignment(each) for each in set_ or ()),
         environ=os.environ,
@@ -86,10 +86,3 @@ def _configured(config: Path | None) -> tuple[str, Path]:
             f"{file} names no study", next="set study.name there, or: torchstone study check NAME"
         )
     return str(name), file
-
-
-def _seeds(text: str | None) -> tuple[int, ...]:
-    try:
-        return tuple(int(each) for each in split_commas(text))
-    except ValueError:
-        raise UsageError(f"--seeds {text!r} is no list of whole numbers", next="--seeds 1,2") from None

@@ -142,11 +142,8 @@ class _View:
 
 def _show(found: SearchResult) -> None:
     out = console()
-    counts = {
-        state: sum(each["state"] == state for each in found.trials)
-        for state in ("complete", "pruned", "fail")
-    }
-    out.print(f"{found.name}: {found.reason}; {', '.join(f'{n} {state}' for state, n in counts.items())}")
+    counts = ", ".join(f"{count} {state}" for state, count in found.counts.items())
+    out.print(f"{found.name}: {found.reason}; {counts}", markup=False)
     if found.best is not None:
         out.print(f"best {found.metric} {found.best['value']:.4f} in trial {found.best['number']}:")
         for key, value in found.best["params"].items():

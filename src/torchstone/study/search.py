@@ -16,14 +16,16 @@ import json
 import logging
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchstone._errors import ConfigError, MissingExtra, UsageError
 from torchstone._files import write_text
+from torchstone._registry import suggest
 from torchstone.config.resolve import Resolved
 from torchstone.report.run_info import direction
 from torchstone.study.executor import Executor, LocalExecutor, Running
@@ -32,14 +34,12 @@ from torchstone.study.search_store import open_storage
 from torchstone.study.session import STOPPED
 from torchstone.study.slots import Wait
 from torchstone.study.space import Space
-from torchstone.tracking.run_folder import RunFolder, safe_name
+from torchstone.tracking.run_folder import RunFolder, locked_file, safe_name
 from torchstone.tracking.store import Store, default_store
 from torchstone.train.config import SECTIONS
 from torchstone.train.signals import SignalWatch, exit_code_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
 
@@ -52,6 +52,7 @@ LOOK_S = 0.05
 READ_S = 0.25
 """Between two looks into the store for the validations of a running trial."""
 BEST = "best.defconfig"
+LOCK = "search.lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +95,31 @@ class SearchResult:
     """min or max."""
     trials: list[dict[str, Any]]
     """number, state, value, params, validations, run_dir, error; in the order in which they were proposed."""
-    best: dict[str, Any] | None
     importances: dict[str, float]
     """Key -> share of what the knob explains; empty with too few trials."""
     root: str
     reason: str
     exit_code: int
     files: list[str] = field(default_factory=list)
+
+    @property
+    def completed(self) -> list[dict[str, Any]]:
+        return [each for each in self.trials if each["state"] == "complete"]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many trials ended in each way."""
+        states = Counter(each["state"] for each in self.trials)
+        return {each: states[each] for each in ("complete", "pruned", "fail")}
+
+    @property
+    def best_so_far(self) -> list[float]:
+        """At each completed trial."""
+        return list(accumulate((each["value"] for each in self.completed), _better(self.mode)))
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        return _better(self.mode)(self.completed, key=lambda each: each["value"], default=None)
 
     @property
     def best_params(self) -> dict[str, Any] | None:
@@ -133,7 +152,8 @@ def run(
     root = how.root or Path("runs") / safe_name(job.name)
     root.mkdir(parents=True, exist_ok=True)
     executor = how.executor or LocalExecutor(how.jobs, how.device)
-    with _one_at_a_time(root, job.name), Store.open(default_store(root / "trial")) as store:
+    # Two searches of one name would start each other's trials again.
+    with locked_file(root / LOCK), Store.open(default_store(root / "trial")) as store:
         study = _study(job, store)
         session = _Session(job, how, root, store, study, executor)
         try:
@@ -160,21 +180,12 @@ def _kept(found: SearchResult, job: SearchJob, root: Path) -> SearchResult:
 
 
 def _refuse(job: SearchJob) -> None:
-    if job.sampler not in SAMPLERS or job.pruner not in PRUNERS:
-        raise UsageError(
-            f"there is no sampler {job.sampler!r} with a pruner {job.pruner!r}",
-            next=f"sampler: {', '.join(SAMPLERS)}; pruner: {', '.join(PRUNERS)}",
-        )
+    for what, name, known in (("sampler", job.sampler, SAMPLERS), ("pruner", job.pruner, PRUNERS)):
+        if name not in known:
+            raise UsageError(f"there is no {what} {name!r}", why=suggest(name, known),
+                             next=f"choose one of: {', '.join(known)}")  # fmt: skip
     if job.trials < 1:
         raise UsageError(f"{job.trials} trials find nothing", next="--trials 20")
-
-
-@contextmanager
-def _one_at_a_time(root: Path, name: str) -> Iterator[None]:
-    """Two searches of one name would start each other's trials again."""
-    folder = RunFolder(root, name, name)
-    with folder.locked():
-        yield
 
 
 # --- Optuna ---------------------------------------------------------------------------------------------
@@ -228,7 +239,6 @@ class _Session:
     ) -> None:
         self.job, self.how, self.root = job, how, root
         self.store, self.study, self.executor = store, study, executor
-        self.mode = direction(job.metric)
         self.under_way: list[_Working] = []
         states = optuna_itself().trial.TrialState
         self.states = states
@@ -281,19 +291,18 @@ class _Session:
         self.study.sampler = sampler_of(self.job.sampler, self.job.seed, self.begun)
         trial = self.study.ask()
         self.begun += 1
-        trial.set_user_attr(
-            "values", {key: _plain(value) for key, value in self.job.space.draw(trial).items()}
-        )
-        return trial
+        return self._drawn(trial)
 
     def _again(self, number: int) -> Trial:
         """The handle of a trial that is under way."""
         frozen = self.study.get_trials(deepcopy=False)[number]
         trial: Trial = optuna_itself().trial.Trial(self.study, frozen._trial_id)
-        if "values" not in trial.user_attrs:  # killed between the two writes of `_next`
-            trial.set_user_attr(
-                "values", {key: _plain(value) for key, value in self.job.space.draw(trial).items()}
-            )
+        # It may have been killed between the two writes of `_next`.
+        return trial if "values" in trial.user_attrs else self._drawn(trial)
+
+    def _drawn(self, trial: Trial) -> Trial:
+        values = self.job.space.draw(trial)
+        trial.set_user_attr("values", {key: _plain(value) for key, value in values.items()})
         return trial
 
     def _start(self, trial: Trial, tries: int) -> bool:
@@ -339,7 +348,7 @@ class _Session:
 
     def _report(self, each: _Working) -> None:
         """New validations go to the pruner; the n-th of one trial is compared with the n-th of others."""
-        for number, value in enumerate(self._validations(each.run_dir), 1):
+        for number, value in enumerate(validations(self.store, each.run_dir, self.job.metric), 1):
             if number <= each.reported or each.pruned:
                 continue
             each.reported = number
@@ -347,9 +356,6 @@ class _Session:
             if each.trial.should_prune():
                 each.pruned = True
                 each.running.stop(signal.SIGTERM)
-
-    def _validations(self, run_dir: Path) -> list[float]:
-        return validations(self.store, run_dir, self.job.metric)
 
     def _stop_all(self) -> None:
         for each in self.under_way:
@@ -387,18 +393,23 @@ class _Session:
             self._fail(each.trial, _what(outcome))
 
     def _tell_value(self, each: _Working) -> None:
-        values = self._validations(each.run_dir)
+        values = validations(self.store, each.run_dir, self.job.metric)
         if not values:
             self._fail(
                 each.trial, f"no {self.job.metric} was measured; hold data out, or name another --metric"
             )
             return
-        self.study.tell(each.trial.number, (min if self.mode == "min" else max)(values))
+        self.study.tell(each.trial.number, _better(direction(self.job.metric))(values))
 
     def _fail(self, trial: Trial, why: str) -> None:
         log.warning("trial %d failed: %s", trial.number, why)
         trial.set_user_attr("error", why)
         self.study.tell(trial.number, state=self.states.FAIL)
+
+
+def _better(mode: str) -> Any:
+    """`min` or `max`."""
+    return min if mode == "min" else max
 
 
 def validations(store: Store, run_dir: Path, metric: str) -> list[float]:
@@ -423,11 +434,8 @@ def _plain(value: Any) -> Any:
 def told(job: SearchJob, study: Study, root: Path, reason: str, exit_code: int | None = None) -> SearchResult:
     """The state of a search as plain values. `exit_code` None: it is at work, without importances yet."""
     trials = [_trial(each) for each in study.get_trials(deepcopy=False)]
-    completed = [each for each in trials if each["state"] == "complete"]
-    mode = direction(job.metric)
-    best = (min if mode == "min" else max)(completed, key=lambda each: each["value"], default=None)
     return SearchResult(
-        name=job.name, metric=job.metric, mode=mode, trials=trials, best=best, root=str(root),
+        name=job.name, metric=job.metric, mode=direction(job.metric), trials=trials, root=str(root),
         importances={} if exit_code is None else importances(study), reason=reason,
         exit_code=exit_code or 0,
     )  # fmt: skip

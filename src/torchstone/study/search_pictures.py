@@ -40,7 +40,7 @@ def write_pictures(found: SearchResult, root: Path) -> list[str]:
 
 def drawings(found: SearchResult) -> dict[str, Drawing]:
     """Name -> what draws it; a picture that needs more trials is left out."""
-    done = completed(found)
+    done = found.completed
     drawn: dict[str, Drawing] = {"history": lambda theme: history(found, theme)} if done else {}
     if found.importances:
         drawn["importances"] = lambda theme: importances(found, theme)
@@ -51,10 +51,6 @@ def drawings(found: SearchResult) -> dict[str, Drawing]:
     return drawn
 
 
-def completed(found: SearchResult) -> list[dict[str, Any]]:
-    return [each for each in found.trials if each["state"] == "complete"]
-
-
 def keys_of(found: SearchResult) -> list[str]:
     """Every knob that some trial varied, the most important first where that is known."""
     keys = list(dict.fromkeys(key for each in found.trials for key in each["params"]))
@@ -63,15 +59,11 @@ def keys_of(found: SearchResult) -> list[str]:
 
 def history(found: SearchResult, theme: Theme = LIGHT) -> Figure:
     figure, (axes,) = _figure(theme, 1, 9.0, 3.6, "Value of each trial, and the best so far")
-    done = completed(found)
+    done = found.completed
     axes.plot([each["number"] for each in done], [each["value"] for each in done], "o",
               color=theme.curves[0], ms=5, label="completed")  # fmt: skip
-    best, steps = None, []
-    for each in done:
-        better = min if found.mode == "min" else max
-        best = each["value"] if best is None else better(best, each["value"])
-        steps.append((each["number"], best))
-    axes.step(*zip(*steps, strict=True), where="post", color=theme.curves[1], lw=2, label="best so far")
+    axes.step([each["number"] for each in done], found.best_so_far, where="post", color=theme.curves[1],
+              lw=2, label="best so far")  # fmt: skip
     for state, mark in (("pruned", "|"), ("fail", "x")):
         places = [each["number"] for each in found.trials if each["state"] == state]
         if places:
@@ -99,8 +91,8 @@ def slices(found: SearchResult, theme: Theme = LIGHT) -> Figure:
     keys = keys_of(found)
     figure, every = _figure(theme, len(keys), max(6.0, 2.9 * len(keys)), 3.6, "Value against each knob")
     for axes, key in zip(every, keys, strict=True):
-        scale = _Scale([each["params"][key] for each in completed(found) if key in each["params"]])
-        rows = [each for each in completed(found) if key in each["params"]]
+        rows = [each for each in found.completed if key in each["params"]]
+        scale = _Scale([each["params"][key] for each in rows])
         axes.plot([scale.place(each["params"][key]) for each in rows], [each["value"] for each in rows], "o",
                   color=theme.curves[0], ms=5, alpha=0.8)  # fmt: skip
         if found.best is not None and key in found.best["params"]:
@@ -116,7 +108,7 @@ def parallel(found: SearchResult, theme: Theme = LIGHT) -> Figure:
     keys = keys_of(found)
     title = f"Each trial as a line through its knobs; darker is better, the best in colour ({found.metric})"
     figure, (axes,) = _figure(theme, 1, max(7.0, 2.2 * (len(keys) + 1)), 4.4, title)
-    done = sorted(completed(found), key=lambda each: each["value"], reverse=found.mode == "min")
+    done = sorted(found.completed, key=lambda each: each["value"], reverse=found.mode == "min")
     done = [each for each in done if all(key in each["params"] for key in keys)]
     scales = [_Scale([each["params"][key] for each in done]) for key in keys]
     values = _Scale([each["value"] for each in done])
@@ -188,11 +180,9 @@ def _label(axes: Axes, theme: Theme, *, x: str, y: str) -> None:
 
 
 def _page(found: SearchResult, drawn: dict[str, Drawing]) -> str:
-    states = ("complete", "pruned", "fail")
-    counts = {state: sum(each["state"] == state for each in found.trials) for state in states}
     rows = [("metric", f"{found.metric}, {found.mode}"),
             ("best", "none" if found.best_value is None else number(found.best_value)),
-            ("trials", ", ".join(f"{count} {state}" for state, count in counts.items())),
+            ("trials", ", ".join(f"{count} {state}" for state, count in found.counts.items())),
             *((key, _said(value)) for key, value in (found.best_params or {}).items())]  # fmt: skip
     parts = [f"<h1>{text(found.name)}</h1>", facts(rows)]
     parts += [inline_pictures(draw, f"{name} of the search {found.name}") for name, draw in drawn.items()]

@@ -53,10 +53,10 @@ def search(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one knob for all trials.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="Name of the search; default: of the model.")
+        str | None, typer.Option("--name", help="Name of the search; default: search-MODEL.")
     ] = None,
     run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", help="Folder of the trials; default: runs/search-NAME.")
+        Path | None, typer.Option("--run-dir", help="Folder of the trials; default: runs/NAME.")
     ] = None,
     max_steps: Annotated[
         int | None, typer.Option("--max-steps", help="Optimizer steps of a trial.", min=1)

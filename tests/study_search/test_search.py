@@ -263,6 +263,9 @@ def test_a_file_and_flags_say_the_same_and_conditions_are_drawn_where_they_hold(
     file.write_text('[space]\n"optim.lr" = [1, 2]\n')
     with pytest.raises(ConfigError, match=r"space.toml:2"):
         read_space(base(), file)
+    file.write_text('[space]\n"train.epochs" = { low = 2, high = 8, step = "2" }\n')
+    with pytest.raises(ConfigError, match="'2' is no step"):
+        read_space(base(), file)
 
 
 class Deadly(LocalExecutor):
@@ -329,6 +332,8 @@ def test_the_command_tells_the_documented_object_and_its_space(
     assert "best val/loss" in capsys.readouterr().out
     assert type_line(["search", "zoo:gpt-nano", "--space", "optim.lerning_rate=1..2"]) == 2
     assert "optim.learning_rate" in capsys.readouterr().err
+    assert type_line([*line, "--pruner", "medain"]) == 2
+    assert "no pruner 'medain'" in capsys.readouterr().err
 
 
 def test_pictures_and_page_show_what_there_is(tmp_path: Path, whole: SearchResult, monkeypatch: Any) -> None:

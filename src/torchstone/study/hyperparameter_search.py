@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torchstone._errors import UsageError
-from torchstone._optional import require
 from torchstone._registry import suggest
+from torchstone.study.proposals import optuna_itself
+from torchstone.study.space import FAMILIAR
 from torchstone.train.lessons import lessons
 from torchstone.train.trainer import Trainer
 from torchstone.train.training_config import TrainingConfig
@@ -31,12 +32,8 @@ DRAWN, DRAWN_LENGTH = 30, 32
 """Examples and tokens that are drawn where no data is given."""
 SHORT = {"lr": "learning_rate", "warmup": "warmup_ratio", "wd": "weight_decay"}
 """Other names of fields of TrainingConfig."""
-SPACE: Mapping[str, Any] = {
-    "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
-    "batch_size": [2, 4, 8],
-    "warmup_ratio": {"low": 0.0, "high": 0.3},
-    "weight_decay": {"low": 1e-6, "high": 1e-2, "log": True},
-}
+SPACE = {key.rpartition(".")[2]: wish for key, wish in FAMILIAR.items()}
+"""Fields of TrainingConfig bear the names of the knobs that they stand for."""
 
 
 def hyperparameter_search(
@@ -60,8 +57,7 @@ def hyperparameter_search(
     low, high, log and step. `config` is a TrainingConfig with what all trials share. Returns best_params,
     best_value, n_trials and all_trials ({number, value, params}; the value of a trial that failed is None).
     """
-    optuna: Any = require("optuna", "tune")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    optuna = optuna_itself()
     space = _readable(search_space or SPACE)
     shared = {} if config is None else _set_fields(config)
     rows = train_data

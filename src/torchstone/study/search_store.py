@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, event
 
-from torchstone._optional import require
+from torchstone.study.proposals import optuna_itself
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -24,8 +24,7 @@ def open_storage(store: Store) -> RDBStorage:
     In a SQLite file every transaction takes the write lock at its start, as ours do: one that begins by
     reading and then writes would fail at once when a trial has written in between, without any waiting.
     """
-    optuna: Any = require("optuna", "tune")
-    address = store.address
+    optuna, address = optuna_itself(), store.address
     if store.folder is None:
         return optuna.storages.RDBStorage(address)
 

@@ -23,16 +23,16 @@ from torchstone.config.layers import bad_value, unknown_key
 from torchstone.config.mistakes import Mistake, raise_all
 from torchstone.config.resolve import Resolved
 from torchstone.config.toml_lines import read_toml
-from torchstone.config.values import BadValue, check, parse, unmet, write
+from torchstone.config.values import BadValue, check, holds, parse, unmet, write
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-FAMILIAR = {
-    "optim.learning_rate": "1e-5..1e-3:log",
-    "train.batch_size": "2,4,8",
-    "optim.warmup_ratio": "0..0.3",
-    "optim.weight_decay": "1e-6..1e-2:log",
+FAMILIAR: Mapping[str, Any] = {
+    "optim.learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
+    "train.batch_size": [2, 4, 8],
+    "optim.warmup_ratio": {"low": 0.0, "high": 0.3},
+    "optim.weight_decay": {"low": 1e-6, "high": 1e-2, "log": True},
 }
 """What varies where nothing is said."""
 
@@ -119,7 +119,7 @@ def read_space(base: Resolved, file: Path | None = None, assignments: Sequence[s
             )
         told[key.strip()] = value.strip(), "--space"
     if not told:
-        told = {key: (text, "default") for key, text in FAMILIAR.items()}
+        told = {key: (value, "default") for key, value in FAMILIAR.items()}
     axes = [
         axis for key, (value, where) in told.items() if (axis := _axis(key, value, where, knobs, mistakes))
     ]
@@ -176,8 +176,10 @@ def _read_typed(knob: Knob, value: Any) -> Axis:
         unknown = value.keys() - {"low", "high", "step", "log"}
         if unknown or not {"low", "high"} <= value.keys():
             raise ValueError(f"a range has low, high, step and log; this one has {', '.join(value)}")
-        low, high = check(knob, value["low"]), check(knob, value["high"])
-        return _range(knob, low, high, value.get("step"), log=bool(value.get("log")))
+        low, high, step = check(knob, value["low"]), check(knob, value["high"]), value.get("step")
+        if not isinstance(step, int | float | None):
+            raise ValueError(f"{step!r} is no step")
+        return _range(knob, low, high, step, log=bool(value.get("log")))
     raise ValueError(f"{value!r} is neither a list of values nor a range")
 
 
@@ -206,11 +208,7 @@ def _without_effect(axes: Sequence[Axis], base: Resolved, where: Mapping[str, st
     for axis in axes:
         for condition in unmet(axis.key, knobs, base.plain):
             other = varied.get(condition.key)
-            met = other is not None and any(
-                (write(other.knob, value) in condition.values) is not condition.negated
-                for value in other.values
-            )
-            if not met:
+            if other is None or not any(holds(condition, other.knob, value) for value in other.values):
                 found.append(
                     Mistake(
                         what=f"{axis.key} has no effect in this search",

@@ -1,6 +1,6 @@
 """Requests that break the server's own schema: each is answered as the schema says, and never with 500.
 
-pytest -m campaign tests/web/test_malformed.py       # 5,000; docs/serve.md has the table
+MALFORMED_TABLE=malformed.jsonl pytest -m campaign tests/web/test_malformed.py  # docs/serve.md has the table
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ def against_the_schema(it: Running, number: int, share: int = 0) -> Counter[int]
     """Requests to each operation that takes a body, by status."""
     statuses: Counter[int] = Counter()
     found = schemathesis.openapi.from_url(f"{it.client.address}/openapi.json")
+    # Large bodies are refused by their size, before anybody reads them; schemathesis does not expect that.
+    rejection = found.config.checks.negative_data_rejection
+    rejection.expected_statuses = [*rejection.expected_statuses, "413"]
     operations = [each.ok() for each in found.get_all_operations()]
     with requests.Session() as session:
         for operation in (each for each in operations if each.method == "post"):
@@ -110,7 +113,7 @@ def test_malformed_requests_are_told_what_is_wrong(held: Held) -> None:
 @pytest.mark.campaign
 @pytest.mark.parametrize("share", range(5))
 def test_five_thousand_malformed_requests_give_no_500(held: Held, share: int) -> None:
-    """A thousand in each share."""
+    """1,050 in each share: 350 to each of two operations, and 350 that no schema made."""
     with serving(held, **LIMITS) as it:
         schema = against_the_schema(it, 350, share)
         other = no_json_at_all(it, 350, share)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torchstone._errors import ConfigError
 from torchstone.config.schema import Section, knob
+from torchstone.nn.calm_knobs import calm_knobs
 from torchstone.nn.mlp.config import MLPConfig as MLPConfig
 
 NESTED = ("attention", "mlp")
@@ -21,6 +22,7 @@ _GUIDED = "model.attention.name=ra-folded && model.attention.activation=variance
 _CROSS_TOKEN = "model.attention.name=ra-ct|mla-ct|mla-ra-ct"
 _ROUTE = "model.attention.name=lens && model.attention.route=y"
 _CHOOSING = "model.attention.name=kv-pruned && model.attention.importance!=recency"
+_WINDOW, _VARIATION, _SLOPE, _RAMP = calm_knobs(_GUIDED)
 
 
 class AttentionConfig(Section):
@@ -145,33 +147,10 @@ class AttentionConfig(Section):
         ge=0,
         depends_on="model.attention.name=ra-folded && model.attention.activation=after-steps",
     )
-    activation_window: int = knob(
-        500,
-        help="Steps over which the loss is looked at.",
-        unit="optimizer steps",
-        ge=2,
-        depends_on=_GUIDED,
-    )
-    max_variation: float = knob(
-        0.2,
-        help="Standard deviation of a calm loss in its window, in means.",
-        gt=0.0,
-        depends_on=_GUIDED,
-    )
-    max_slope: float = knob(
-        0.1,
-        help="Change of a calm loss from one end of its window to the other, per step.",
-        unit="loss per optimizer step",
-        gt=0.0,
-        depends_on=_GUIDED,
-    )
-    ramp_steps: int = knob(
-        100,
-        help="Steps over which the term grows from nothing to its weight.",
-        unit="optimizer steps",
-        ge=0,
-        depends_on=_GUIDED,
-    )
+    activation_window: int = _WINDOW
+    max_variation: float = _VARIATION
+    max_slope: float = _SLOPE
+    ramp_steps: int = _RAMP
     lens: str = knob(
         "both",
         help="What is weighed beside the score: reciprocity, discoverability, or both.",

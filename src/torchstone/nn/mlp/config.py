@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torchstone.config.schema import Section, knob
+from torchstone.nn.calm_knobs import calm_knobs
 
 _RECIPROCAL_MLP = "model.mlp.name=reciprocal"
 _RMLP = "model.mlp.name=r-mlp"
@@ -10,6 +11,7 @@ _GUIDED = _RMLP + " && model.mlp.activation=variance-guided"
 _GATE = _RECIPROCAL_MLP + " && model.mlp.attention_gate!=off"
 _CROSS_TOKEN_MLP = _RECIPROCAL_MLP + " && model.mlp.cross_token=y"
 _LATENT_MLP = _RECIPROCAL_MLP + " && model.mlp.latent_context=y"
+_WINDOW, _VARIATION, _SLOPE, _RAMP = calm_knobs(_GUIDED)
 
 
 class MLPConfig(Section):
@@ -136,30 +138,7 @@ class MLPConfig(Section):
         ge=0,
         depends_on=_RMLP + " && model.mlp.activation=delayed",
     )
-    activation_window: int = knob(
-        500,
-        help="Steps over which the loss is looked at.",
-        unit="optimizer steps",
-        ge=2,
-        depends_on=_GUIDED,
-    )
-    max_variation: float = knob(
-        0.2,
-        help="Standard deviation of a calm loss in its window, in means.",
-        gt=0.0,
-        depends_on=_GUIDED,
-    )
-    max_slope: float = knob(
-        0.1,
-        help="Change of a calm loss from one end of its window to the other, per step.",
-        unit="loss per optimizer step",
-        gt=0.0,
-        depends_on=_GUIDED,
-    )
-    ramp_steps: int = knob(
-        100,
-        help="Steps over which they grow from nothing to their weight.",
-        unit="optimizer steps",
-        ge=0,
-        depends_on=_GUIDED,
-    )
+    activation_window: int = _WINDOW
+    max_variation: float = _VARIATION
+    max_slope: float = _SLOPE
+    ramp_steps: int = _RAMP

@@ -68,13 +68,14 @@ def test_a_validation_that_a_signal_does_not_let_begin(
 
 
 @needs_calls
+@pytest.mark.parametrize("stride", [len(CODES), pytest.param(1, marks=pytest.mark.campaign)])
 @pytest.mark.parametrize("name", CODES)
 def test_a_signal_while_something_is_written(
-    new_job: Callable[..., Job], reference: dict[str, Any], name: str
+    new_job: Callable[..., Job], reference: dict[str, Any], name: str, stride: int
 ) -> None:
-    """Every call under one of the signals."""
+    """Every call under one of the signals; in the campaign under each."""
     rain = Rain(new_job, reference)
-    for label in AT_CALLS[list(CODES).index(name) :: len(CODES)]:
+    for label in AT_CALLS[list(CODES).index(name) % stride :: stride]:
         told = rain.strike_surely({"io": label, "count": 1, "signals": [name]})
         assert (told["struck"], told["code"]) == (label, CODES[name])
     rain.finish()

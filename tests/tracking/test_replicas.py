@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchstone._errors import DataError, UsageError
+from torchstone._errors import DataError, TryAgain, UsageError
 from torchstone.tracking import replica
 from torchstone.tracking.imports import IMPORTS, keep
 from torchstone.tracking.replica import Replica, catch_up, replicate
@@ -147,6 +147,18 @@ def test_a_service_that_hangs_is_left_behind(store: Store, folder: RunFolder, se
     assert report.waiting == len(ROWS) and "did not answer" in report.error
     service.hangs.set()
     live._thread.join(30)
+
+
+def test_a_store_that_is_busy_at_the_end_is_told(
+    store: Store, folder: RunFolder, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object) -> dict[str, int]:
+        raise TryAgain("the store is busy")
+
+    with replicate(["fake"], store, folder) as replicas:
+        store.log_rows(folder.run_id, ROWS)
+        monkeypatch.setattr(store, "count_rows", busy)
+    assert "busy" in replicas[0].report.error
 
 
 def test_a_resumed_run_is_sent_once(store: Store, folder: RunFolder, service: Service) -> None:
